@@ -1,0 +1,1 @@
+"""The broker: clients' socket, stream log, fan-out, credit, resume."""

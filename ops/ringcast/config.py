@@ -1,0 +1,280 @@
+"""The configuration: one frozen tree, read once from TOML, passed down, never global.
+
+Units are in the names (`_s`, `_bytes`). Unknown keys are refused with the nearest known
+one; every problem is reported, not only the first. Keys of providers are never in the
+tree: a provider names where its key comes from, and only its process resolves it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from ringcast.errors import ConfigError
+
+Kind: TypeAlias = Literal[
+    "openai",
+    "anthropic",
+    "xai",
+    "openrouter",
+    "groq",
+    "perplexity",
+    "deepseek",
+    "openai-compatible",
+]
+
+MAX_CONFIG_BYTES = 1 << 20
+
+
+class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a key comes from: exactly one of the four."""
+
+    env: str | None = None
+    file: str | None = None
+    command: list[str] | None = None
+    keyring: str | None = None
+
+
+class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One upstream. `base_url` ends where the API's paths begin (usually in `/v1`)."""
+
+    kind: Kind
+    base_url: str = ""
+    key: Key | None = None
+    headers: dict[str, str] = {}
+    max_tokens: int = 4096
+
+
+class Rings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Sizes in bytes, powers of two. All rings together stay below 2 MiB by default."""
+
+    in_bytes: int = 1 << 19
+    out_bytes: int = 1 << 20
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds on what others may send."""
+
+    max_line_bytes: int = 8 << 20
+    max_event_bytes: int = 16 << 20
+    max_error_body_bytes: int = 64 << 10
+    max_header_bytes: int = 64 << 10
+    max_headers: int = 200
+    max_request_bytes: int = 32 << 20
+    max_clients: int = 4096
+    max_streams: int = 4096
+    drain_bytes: int = 64 << 10
+    drain_s: float = 1.0
+
+
+class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Clocks of one request, in seconds; 0 switches a clock off."""
+
+    connect_s: float = 5.0
+    first_byte_s: float = 120.0
+    idle_s: float = 300.0
+    total_s: float = 3600.0
+    keepalive_s: float = 60.0
+
+
+class Credit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Flow control. `window_bytes`: raw bytes a stream may be ahead of its reader."""
+
+    window_bytes: int = 256 << 10
+    client_window_bytes: int = 256 << 10
+    lease_s: float = 30.0
+
+
+class Processes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many of each, and how long they may take."""
+
+    providers: int = 1
+    workers: int = 1
+    ready_s: float = 10.0
+    stop_s: float = 5.0
+    restarts: int = 5
+    restart_window_s: float = 60.0
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole tree."""
+
+    providers: dict[str, Provider] = {}
+    rings: Rings = Rings()
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+    credit: Credit = Credit()
+    processes: Processes = Processes()
+
+
+BASE_URLS: dict[str, str] = {
+    "openai": "https://api.openai.com/v1",
+    "anthropic": "https://api.anthropic.com/v1",
+    "xai": "https://api.x.ai/v1",
+    "openrouter": "https://openrouter.ai/api/v1",
+    "groq": "https://api.groq.com/openai/v1",
+    "perplexity": "https://api.perplexity.ai",
+    "deepseek": "https://api.deepseek.com",
+}
+KEY_VARIABLES: dict[str, str] = {
+    "openai": "OPENAI_API_KEY",
+    "anthropic": "ANTHROPIC_API_KEY",
+    "xai": "XAI_API_KEY",
+    "openrouter": "OPENROUTER_API_KEY",
+    "groq": "GROQ_API_KEY",
+    "perplexity": "PERPLEXITY_API_KEY",
+    "deepseek": "DEEPSEEK_API_KEY",
+}
+OLLAMA = Provider("openai-compatible", "http://127.0.0.1:11434/v1")
+
+
+def complete(config: Config) -> Config:
+    """Return the tree with the well-known providers added and every default filled in."""
+    providers: dict[str, Provider] = {"ollama": OLLAMA}
+    for kind in BASE_URLS:
+        providers[kind] = Provider(kind)  # type: ignore[arg-type]  # every key is a Kind
+    providers.update(config.providers)
+    filled = {name: _filled(provider) for name, provider in providers.items()}
+    return msgspec.structs.replace(config, providers=filled)
+
+
+def _filled(provider: Provider) -> Provider:
+    kind = provider.kind
+    key = provider.key
+    own_host = not provider.base_url or provider.base_url == BASE_URLS.get(kind)
+    if key is None and own_host and kind in KEY_VARIABLES:
+        key = Key(env=KEY_VARIABLES[kind])
+    base_url = (provider.base_url or BASE_URLS.get(kind, "")).rstrip("/")
+    return msgspec.structs.replace(provider, key=key, base_url=base_url)
+
+
+def default_path() -> Path:
+    """Return where the configuration is looked for: `$RINGCAST_CONFIG`, else the XDG place."""
+    named = os.environ.get("RINGCAST_CONFIG")
+    if named:
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(base).expanduser() / "ringcast" / "config.toml"
+
+
+def load(path: Path | None = None) -> Config:
+    """Read, check and complete the configuration; no file at the default place is fine.
+
+    Raises `ConfigError` naming the file and every setting at fault.
+    """
+    chosen = path or default_path()
+    if path is None and not chosen.exists():
+        return complete(Config())
+    config = parse(_read(chosen), str(chosen))
+    return complete(config)
+
+
+def _read(path: Path) -> str:
+    try:
+        if not path.is_file():
+            raise ConfigError(
+                f"{path}: {'not a regular file' if path.exists() else 'no such file'}"
+            )
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 (byte {error.start})") from None
+
+
+def parse(text: str, source: str = "config") -> Config:
+    """Turn TOML into the tree. Raises `ConfigError` listing all problems at once."""
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    problems = _unknown(tree, Config, "")
+    if not problems:
+        try:
+            config = msgspec.convert(tree, Config, strict=True)
+            problems = _ranges(config)
+        except msgspec.ValidationError as error:
+            problems = [
+                str(error).replace(" - at `$.", " (at `") + (")" if "`$." in str(error) else "")
+            ]
+    if problems:
+        raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems))
+    return config
+
+
+def _unknown(tree: Any, shape: Any, where: str) -> list[str]:
+    """Find keys that no Struct knows, with the nearest that one does."""
+    if not isinstance(tree, dict):
+        return []
+    if shape is Config and isinstance(tree.get("providers"), dict):
+        inner = [_unknown(v, Provider, f"providers.{k}.") for k, v in tree["providers"].items()]
+    else:
+        inner = []
+    known = {field.name: field.type for field in msgspec.structs.fields(shape)}
+    problems = [problem for group in inner for problem in group]
+    for key, value in tree.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f" (did you mean {where}{near[0]}?)" if near else ""
+            problems.append(f"unknown setting {where}{key}{hint}")
+        elif isinstance(known[key], type) and issubclass(known[key], msgspec.Struct):
+            problems += _unknown(value, known[key], f"{where}{key}.")
+        elif key == "key":
+            problems += _unknown(value, Key, f"{where}key.")
+    return problems
+
+
+def _ranges(config: Config) -> list[str]:
+    problems: list[str] = []
+
+    def need(condition: bool, text: str) -> None:
+        if not condition:
+            problems.append(text)
+
+    for name in ("in_bytes", "out_bytes"):
+        size: int = getattr(config.rings, name)
+        need(
+            size & (size - 1) == 0 and 1 << 16 <= size <= 1 << 28,
+            f"rings.{name} = {size}: must be a power of two in {1 << 16}..{1 << 28}",
+        )
+    for name in ("providers", "workers"):
+        count: int = getattr(config.processes, name)
+        need(1 <= count <= 16, f"processes.{name} = {count}: must be in 1..16")
+    for group in ("limits", "timeouts", "credit", "processes"):
+        for field in msgspec.structs.fields(type(getattr(config, group))):
+            value = getattr(getattr(config, group), field.name)
+            need(0 <= value <= 1 << 40, f"{group}.{field.name} = {value}: out of range")
+    need(config.credit.window_bytes >= 1024, "credit.window_bytes: must be at least 1024")
+    for name, provider in config.providers.items():
+        need(
+            name.replace("-", "").replace("_", "").replace(".", "").isalnum(),
+            f"providers.{name}: use letters, digits, - _ .",
+        )
+        if provider.kind == "openai-compatible":
+            need(bool(provider.base_url), f"providers.{name}.base_url: needed for this kind")
+        if provider.base_url:
+            need(
+                provider.base_url.startswith(("http://", "https://")),
+                f"providers.{name}.base_url: must begin with http:// or https://",
+            )
+        if provider.key is not None:
+            sources = [s for s in msgspec.structs.astuple(provider.key) if s is not None]
+            need(
+                len(sources) == 1, f"providers.{name}.key: give one of env, file, command, keyring"
+            )
+        for header, value in provider.headers.items():
+            need(
+                not set("\r\n\0") & set(header + value),
+                f"providers.{name}.headers.{header}: control characters are not allowed",
+            )
+    return problems

@@ -1,0 +1,1 @@
+"""Providers: request shaping, HTTP, and the process that feeds the in-rings."""

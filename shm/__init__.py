@@ -1,0 +1,1 @@
+"""Shared-memory rings, their records, the tokens in them, and the counters page."""

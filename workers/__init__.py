@@ -1,0 +1,1 @@
+"""Workers: raw events in, token batches with a checkpoint out."""
