@@ -1,0 +1,88 @@
+"""The counters page: single-writer 64-bit words in shared memory (R16).
+
+Each process owns one block of 64 words and is the only one to write there; anybody may
+read. A block starts with the process's role and heartbeat; the meaning of the other words
+is fixed by the role's list of names below.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+BLOCK: Final = 64
+BLOCK_BYTES: Final = BLOCK * 8
+ROLES: Final = ("none", "supervisor", "provider", "worker", "broker")
+
+NAMES: Final[dict[str, tuple[str, ...]]] = {
+    "none": (),
+    "supervisor": ("restarts",),
+    "provider": ("requests", "streams", "bytes_in", "records", "ring_full", "errors", "cancelled"),
+    "worker": ("records", "bytes_in", "tokens", "streams", "errors", "oddities", "ring_full"),
+    "broker": (
+        "clients",
+        "streams",
+        "tokens_in",
+        "tokens_out",
+        "messages_out",
+        "bytes_out",
+        "bad_messages",
+        "refused",
+        "log_moved",
+        "errors",
+    ),
+}
+_FIRST: Final = 4  # words 0..3: role, pid, heartbeat, epoch
+
+
+class Block:
+    """One process's own words."""
+
+    def __init__(self, page: memoryview, number: int, role: str, *, pid: int = 0) -> None:
+        """Claim block `number` of `page`. Counters go on from what a predecessor left."""
+        start = number * BLOCK_BYTES
+        self._words = page[start : start + BLOCK_BYTES].cast("Q")
+        self._index = {name: _FIRST + i for i, name in enumerate(NAMES[role])}
+        self._words[1] = pid
+        self._words[3] += 1
+        self.starts: int = self._words[3]  # how often the block was claimed: an epoch
+        self._words[0] = ROLES.index(role)
+
+    def slot(self, name: str) -> int:
+        """Return the word of `name`, for `add` on a hot path."""
+        return self._index[name]
+
+    def add(self, slot: int, amount: int = 1) -> None:
+        """Add to one counter; it wraps at 2**64."""
+        words = self._words
+        words[slot] = (words[slot] + amount) & 0xFFFF_FFFF_FFFF_FFFF
+
+    def set(self, slot: int, value: int) -> None:
+        """Store a gauge."""
+        self._words[slot] = value
+
+    def beat(self, now_ns: int) -> None:
+        """Store the heartbeat: CLOCK_MONOTONIC in nanoseconds."""
+        self._words[2] = now_ns
+
+    def close(self) -> None:
+        """Give the view of the page back."""
+        self._words.release()
+
+
+def read(page: memoryview) -> list[dict[str, int | str]]:
+    """Return what every claimed block says, in order: role, pid, heartbeat_ns, counters."""
+    blocks: list[dict[str, int | str]] = []
+    with page[: len(page) // BLOCK_BYTES * BLOCK_BYTES].cast("Q") as words:
+        for start in range(0, len(words), BLOCK):
+            if not 0 < words[start] < len(ROLES):
+                continue
+            role = ROLES[words[start]]
+            row: dict[str, int | str] = {
+                "role": role,
+                "pid": words[start + 1],
+                "heartbeat_ns": words[start + 2],
+                "starts": words[start + 3],
+            }
+            row.update((name, words[start + _FIRST + i]) for i, name in enumerate(NAMES[role]))
+            blocks.append(row)
+    return blocks

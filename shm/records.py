@@ -1,0 +1,69 @@
+"""What the rings carry: kinds of records, their flags, and what `count`, `a`, `b` mean.
+
+| kind       | stream | count   | a              | b               | payload             |
+|------------|--------|---------|----------------|-----------------|---------------------|
+| OPEN       | slot   | –       | sent at, ns    | –               | msgpack `Open`      |
+| DATA       | slot   | –       | received, ns   | raw bytes so far| whole events        |
+| END        | slot   | –       | received, ns   | raw bytes so far| msgpack ending      |
+| TOKENS     | slot   | tokens  | first sequence | raw bytes so far| msgpack token array |
+| CHECKPOINT | 0      | in-ring | –              | input position  | –                   |
+| CHECKPOINT | slot   | in-ring | next sequence  | input position  | decoder state       |
+| START      | 0      | –       | epoch          | –               | –                   |
+
+In-rings carry OPEN, DATA and END; out-rings OPEN, TOKENS, CHECKPOINT and START.
+Sequence numbers count tokens within a stream, from 0. "Raw bytes so far" counts the
+response body's bytes up to and including the record: it is what credit is measured in.
+A TOKENS payload is already what a client receives, so the broker forwards it undecoded.
+START is a worker's first record: whoever reads it knows that an earlier worker is gone.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+OPEN: Final = 1
+DATA: Final = 2
+END: Final = 3
+TOKENS: Final = 4
+CHECKPOINT: Final = 5
+START: Final = 6
+
+NAMES: Final = {
+    OPEN: "OPEN",
+    DATA: "DATA",
+    END: "END",
+    TOKENS: "TOKENS",
+    CHECKPOINT: "CHECKPOINT",
+    START: "START",
+}
+
+# Flags. A payload that needs several records has BEGIN on the first and LAST on the last
+# of them; one that needs a single record has both.
+BEGIN: Final = 1
+LAST: Final = 2
+WHOLE: Final = BEGIN | LAST
+REST: Final = 4  # DATA: the unfinished event that was left when the body ended
+TERMINAL: Final = 8  # TOKENS: the last token is Done or Error
+
+
+class Open(msgspec.Struct, frozen=True, array_like=True):
+    """Payload of OPEN: what a worker and a new broker must know of a stream.
+
+    `id` — the 16 random bytes clients know the stream by; `api` names the wire decoder.
+    """
+
+    id: bytes
+    api: str
+    provider: str
+    model: str
+
+
+encode_open = msgspec.msgpack.Encoder().encode
+decode_open = msgspec.msgpack.Decoder(Open).decode
+
+
+def is_whole(flags: int) -> bool:
+    """Say whether a record carries its whole payload."""
+    return flags & WHOLE == WHOLE

@@ -1,0 +1,128 @@
+"""Shared-memory segments: created and unlinked by their owner, attached by everybody else.
+
+Creating goes through `multiprocessing.shared_memory`. Attaching does not: before Python
+3.13 the attacher's resource tracker unlinks the segment when the attacher exits. Pages
+are allocated before use, because a segment larger than the free shared memory can be
+created and then kills its user with SIGBUS (R15).
+"""
+
+from __future__ import annotations
+
+import _posixshmem
+import errno
+import mmap
+import os
+import secrets
+import stat
+from multiprocessing import shared_memory
+from pathlib import Path
+from typing import Final
+
+from ringcast.errors import SegmentRefused, StartupError
+
+PREFIX: Final = "rc"
+DIRECTORY: Final = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
+_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"
+
+
+def family() -> str:
+    """Return a new common name for one daemon's segments: uid and 64 random bits (R15)."""
+    number = secrets.randbits(64)
+    letters = "".join(_ALPHABET[number >> shift & 31] for shift in range(0, 65, 5))
+    return f"{PREFIX}-{os.getuid()}-{letters}"
+
+
+class Segment:
+    """A mapped segment. `memory` is the whole of it."""
+
+    def __init__(self, name: str, mapping: mmap.mmap | shared_memory.SharedMemory) -> None:
+        """Wrap a mapping; use `create` or `attach`."""
+        self.name = name
+        self._mapping = mapping
+        buffer = mapping.buf if isinstance(mapping, shared_memory.SharedMemory) else mapping
+        self.memory = memoryview(buffer)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Unmap. Close readers and writers first and drop the records they returned.
+
+        Raises `BufferError` while views into `memory` are alive; call again without them.
+        """
+        self.memory.release()
+        try:
+            self._mapping.close()
+        except BufferError:
+            raise BufferError(f"segment {self.name}: views into it are still alive") from None
+
+    def unlink(self) -> None:
+        """Remove the name; only the creator may."""
+        if isinstance(self._mapping, shared_memory.SharedMemory):
+            self._mapping.unlink()
+
+
+def create(name: str, size: int, *, setting: str) -> Segment:
+    """Create a segment of `size` bytes, mode 0600, with all its pages.
+
+    Raises `StartupError` naming the need, what is free and `setting` if there is no room,
+    `FileExistsError` if the name is taken: what exists is never opened.
+    """
+    shm = shared_memory.SharedMemory(name, create=True, size=size)
+    try:
+        os.posix_fallocate(_fd(shm), 0, size)
+    except OSError as error:
+        shm.close()
+        shm.unlink()
+        if error.errno not in (errno.ENOSPC, errno.ENOMEM):
+            raise
+        raise StartupError(
+            f"shared memory is full: {setting} needs {size >> 10} KiB in {DIRECTORY}, "
+            f"{_free() >> 10} KiB are free; lower {setting} or enlarge {DIRECTORY} "
+            f"(docker: --shm-size)"
+        ) from None
+    return Segment(name, shm)
+
+
+def _fd(shm: shared_memory.SharedMemory) -> int:
+    fd: int = shm._fd  # type: ignore[attr-defined]  # the only way to allocate its pages
+    return fd
+
+
+def _free() -> int:
+    try:
+        info = os.statvfs(DIRECTORY)
+    except OSError:
+        return 0
+    return info.f_bavail * info.f_frsize
+
+
+def attach(name: str) -> Segment:
+    """Map an existing segment without tracking it.
+
+    Raises `SegmentRefused` if there is none, or if owner or mode are not ours and 0600.
+    """
+    try:
+        fd = _posixshmem.shm_open("/" + name, os.O_RDWR, mode=0)
+    except OSError as error:
+        raise SegmentRefused(f"segment {name}: {error.strerror}") from None
+    try:
+        _check(name, os.fstat(fd))
+        return Segment(name, mmap.mmap(fd, 0))
+    finally:
+        os.close(fd)
+
+
+def _check(name: str, info: os.stat_result) -> None:
+    if info.st_uid != os.getuid():
+        raise SegmentRefused(f"segment {name} belongs to uid {info.st_uid}, not {os.getuid()}")
+    if stat.S_IMODE(info.st_mode) != 0o600:
+        raise SegmentRefused(f"segment {name} has mode {stat.S_IMODE(info.st_mode):o}, not 600")
+    if info.st_size == 0:
+        raise SegmentRefused(f"segment {name} is empty")
+
+
+def remove(name: str) -> bool:
+    """Unlink a dead owner's segment by name; return whether there was one."""
+    try:
+        _posixshmem.shm_unlink("/" + name)
+    except FileNotFoundError:
+        return False
+    return True

@@ -1,0 +1,182 @@
+"""The tokens: what every provider's stream becomes, and what crosses process boundaries.
+
+Each token is a frozen msgspec Struct, encoded as a msgpack array whose first item is the
+tag: `Text("hi")` is `["text", "hi"]`. The order of the fields is the protocol; new fields
+are only ever added at the end and carry a default, so that old and new ends understand
+each other. `StreamToken` is the union of them all.
+
+A stream is any number of tokens and then exactly one terminal one, `Done` or `Error`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+FinishReason: TypeAlias = Literal[
+    "stop", "length", "tool_calls", "content_filter", "error", "pause", "other"
+]
+
+
+class Text(msgspec.Struct, frozen=True, gc=False, array_like=True, tag_field="tag", tag="text"):
+    """Visible text of choice 0 without log-probabilities: by far the commonest token."""
+
+    content: str
+
+
+class Logprob(msgspec.Struct, frozen=True, array_like=True):
+    """One model token with its log-probability; `raw` may be half a UTF-8 character."""
+
+    token: str
+    logprob: float
+    raw: bytes | None = None
+    top: list[tuple[str, float]] = []
+
+
+class Delta(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="delta"):
+    """Visible text of any choice; `logprob` has one entry for each model token it covers."""
+
+    content: str
+    index: int = 0
+    logprob: list[Logprob] | None = None
+
+
+class Reasoning(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="reasoning"):
+    """Thinking text, or the provider's opaque proof of it, to be sent back unchanged.
+
+    `content` may be empty when only `signature` or `encrypted` (a redacted or encrypted
+    block) is carried. `block` tells the provider's blocks apart; `detail` keeps what else
+    the provider needs back (OpenRouter's type, id and format).
+    """
+
+    content: str
+    index: int = 0
+    block: int = 0
+    signature: str | None = None
+    encrypted: str | None = None
+    detail: dict[str, Any] | None = None
+
+
+class Refusal(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="refusal"):
+    """Text with which the model declines."""
+
+    content: str
+    index: int = 0
+    logprob: list[Logprob] | None = None
+
+
+class ToolCall(
+    msgspec.Struct, frozen=True, gc=False, array_like=True, tag_field="tag", tag="tool_call"
+):
+    """A fragment of a tool call; join `arguments` of one (`choice`, `index`).
+
+    `index` counts calls within the choice and is ours: contiguous whatever the provider
+    sent. `id` and `name` come with the fragment that first carries them, else null.
+    """
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+    choice: int = 0
+
+
+class FunctionCall(
+    msgspec.Struct, frozen=True, gc=False, array_like=True, tag_field="tag", tag="function_call"
+):
+    """A fragment of a legacy OpenAI function call; join `arguments` of one `index`."""
+
+    name: str | None = None
+    arguments: str = ""
+    index: int = 0
+
+
+class Citation(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="citation"):
+    """A source for what was said; `start` and `end` are the provider's, `raw` is all it sent."""
+
+    url: str | None = None
+    title: str | None = None
+    text: str | None = None
+    start: int | None = None
+    end: int | None = None
+    index: int = 0
+    raw: dict[str, Any] | None = None
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False, array_like=True, tag_field="tag", tag="usage"):
+    """Token counts as the provider counts them; null where it sent none.
+
+    Emitted when the provider first reports usage; `Done` and `Error` carry the merged one
+    (field by field, the last value that is not null wins). `cost` is in US dollars.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    total_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cost: float | None = None
+
+
+class Summary(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What a stream took, measured by the worker.
+
+    `tokens` counts tokens before the terminal one; `first_token_ms` and `total_ms` run from
+    the request's sending. `oddities` counts tolerated irregularities of the provider.
+    """
+
+    tokens: int = 0
+    first_token_ms: float | None = None
+    total_ms: float | None = None
+    tokens_per_s: float | None = None
+    oddities: int = 0
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="done"):
+    """The stream ended as the provider meant it to.
+
+    `finish_reason` is one of a closed set; `provider_reason` keeps the provider's own word,
+    `choices` those of all choices when there are several (index = choice). `sources` are
+    search results that belong to the whole answer (Perplexity).
+    """
+
+    finish_reason: FinishReason = "other"
+    provider_reason: str | None = None
+    usage: Usage | None = None
+    summary: Summary | None = None
+    id: str | None = None
+    model: str | None = None
+    stop_sequence: str | None = None
+    choices: list[str | None] | None = None
+    sources: list[Any] | None = None
+
+
+class Error(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="error"):
+    """The stream ended otherwise; what came before stays valid.
+
+    `code` is one of `ringcast.errors.Code`. `type`, `provider_code` and `status` are the
+    provider's own words; `provider_reason` the finish reason seen before the error, if any.
+    `retryable` says whether the same request may succeed later.
+    """
+
+    code: str
+    message: str
+    retryable: bool = False
+    status: int | None = None
+    type: str | None = None
+    provider_code: str | int | float | None = None
+    usage: Usage | None = None
+    summary: Summary | None = None
+    provider_reason: str | None = None
+    retry_after_s: float | None = None
+
+
+StreamToken: TypeAlias = (
+    Text | Delta | Reasoning | Refusal | ToolCall | FunctionCall | Citation | Usage | Done | Error
+)
+Terminal: TypeAlias = Done | Error
+
+encoder = msgspec.msgpack.Encoder()
+decoder: msgspec.msgpack.Decoder[list[StreamToken]] = msgspec.msgpack.Decoder(list[StreamToken])
