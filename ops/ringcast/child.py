@@ -1,0 +1,56 @@
+"""The first lines of every child: die with the parent, take no signal by default.
+
+The fork server is a child's parent; it ends when the supervisor does, and PDEATHSIG then
+ends the child. On systems without prctl the parent's sentinel alone does (`parent_fd`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
+
+
+def enter(name: str) -> None:
+    """Prepare this process: name it, bind it to its parent, silence terminal signals.
+
+    SIGINT belongs to the supervisor (a terminal sends it to the whole group), SIGHUP is
+    ignored, SIGUSR1 prints all stacks, and no core file will ever hold a key.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # it died before PDEATHSIG was set
+        os._exit(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    faulthandler.register(signal.SIGUSR1)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def parent_fd() -> int | None:
+    """Return a descriptor that becomes readable when the supervisor is gone."""
+    parent = multiprocessing.parent_process()
+    return None if parent is None else int(parent.sentinel)
+
+
+def start_time(pid: int) -> int:
+    """Return a process's start in clock ticks since boot, 0 where that is not to be had.
+
+    With the pid it names one process for ever (proc(5), field 22 of stat).
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
