@@ -1,0 +1,71 @@
+"""A worker process: the stage, its rings, and sleep between rounds."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from multiprocessing.connection import Connection
+from typing import Final
+
+from ringcast import child
+from ringcast.shm import counters, segment
+from ringcast.shm.ring import Reader, Writer
+from ringcast.shm.wiring import Wiring
+from ringcast.workers.stage import Stage
+
+# A lost wake-up costs this much at most (layout, R9).
+SLEEP_MS: Final = 20
+
+
+def run(wiring: Wiring, index: int, ready: Connection) -> None:
+    """Be worker `index` until SIGTERM or the supervisor's end."""
+    child.enter(f"rc-worker-{index}")
+    stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    page = segment.attach(wiring.counters)
+    lines = [row[index] for row in wiring.ins]
+    ins = [Reader(segment.attach(line.name).memory) for line in lines]
+    outward = wiring.outs[index]
+    out = Writer(segment.attach(outward.name).memory)
+    block = counters.Block(page.memory, wiring.block("worker", index), "worker", pid=os.getpid())
+    stage = Stage(ins, out, block, block.starts)
+    poll = select.poll()
+    for line in lines:
+        poll.register(line.bell.fileno(), select.POLLIN)
+    poll.register(outward.room.fileno(), select.POLLIN)
+    parent = child.parent_fd()
+    if parent is not None:
+        poll.register(parent, select.POLLIN)
+    ready.send("ready")
+    ready.close()
+    while not stopping:
+        now = time.monotonic_ns()
+        worked = stage.step(now)
+        if stage.ring_out:
+            stage.ring_out = False
+            outward.bell.ring()
+        while stage.freed:
+            lines[stage.freed.pop()].room.ring()
+        if worked and not stage.blocked:
+            continue
+        block.beat(now)
+        if stage.blocked:
+            asleep = out.wait()
+        else:
+            asleep = all([reader.sleep() for reader in ins])  # each must say so, hence a list
+        if asleep:
+            for fd, _ in poll.poll(SLEEP_MS):
+                if fd == parent:
+                    return
+        for reader in ins:
+            reader.wake()
+        for line in lines:
+            line.bell.clear()
+        outward.room.clear()

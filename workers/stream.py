@@ -1,0 +1,56 @@
+"""One stream inside a worker: its decoder, its numbering and its clock readings."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ringcast.providers.wire.body import Body, Ending, open_body
+from ringcast.shm.tokens import Done, Error, Reasoning, Refusal, StreamToken, Summary, Text
+
+decode_ending = msgspec.msgpack.Decoder(Ending).decode
+
+
+class Stream:
+    """Turns the records of one stream into tokens, numbered from 0."""
+
+    __slots__ = ("body", "first_ns", "next_seq", "opened_ns", "raw")
+
+    def __init__(self, api: str, opened_ns: int) -> None:
+        """`api` names the wire decoder; `opened_ns` is when the request was sent."""
+        self.body: Body = open_body(api)
+        self.next_seq = 0
+        self.opened_ns = opened_ns
+        self.first_ns = 0
+        self.raw = 0
+
+    def finish(self, tokens: list[StreamToken], now_ns: int) -> list[StreamToken]:
+        """Put the stream's figures into its terminal token, which is the last of `tokens`."""
+        count = self.next_seq + len(tokens) - 1
+        total_ms = (now_ns - self.opened_ns) / 1e6
+        first_ms = (self.first_ns - self.opened_ns) / 1e6 if self.first_ns else None
+        streaming_s = (now_ns - self.first_ns) / 1e9 if self.first_ns else 0.0
+        summary = Summary(
+            tokens=count,
+            first_token_ms=first_ms,
+            total_ms=total_ms,
+            tokens_per_s=count / streaming_s if streaming_s > 0 else None,
+            oddities=self.body.oddities,
+        )
+        last = tokens[-1]
+        assert isinstance(last, Done | Error)
+        return [*tokens[:-1], msgspec.structs.replace(last, summary=summary)]
+
+
+def split(token: StreamToken, limit: int) -> list[StreamToken]:
+    """Cut a text token whose content is over `limit` characters into several.
+
+    Other tokens come back as they are: their parts would mean something else.
+    """
+    if not isinstance(token, Text | Reasoning | Refusal) or len(token.content) <= limit:
+        return [token]
+    pieces = [token.content[i : i + limit] for i in range(0, len(token.content), limit)]
+    if isinstance(token, Text):
+        return [Text(piece) for piece in pieces]
+    rest = msgspec.structs.replace(token, content="")
+    head: list[StreamToken] = [type(token)(piece, token.index) for piece in pieces[:-1]]
+    return [*head, msgspec.structs.replace(rest, content=pieces[-1])]
