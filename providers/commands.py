@@ -1,0 +1,64 @@
+"""What the broker and a provider process say to each other, one msgpack array a message."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+
+class Command(msgspec.Struct, frozen=True, array_like=True):
+    """Any message of this link."""
+
+
+class Start(Command, frozen=True, tag="start"):
+    """Begin a stream: send `request` to `provider`, write what comes into `worker`'s ring.
+
+    `limit` — raw bytes of the body that may be written before more is granted.
+    """
+
+    slot: int
+    stream: bytes
+    worker: int
+    provider: str
+    model: str
+    request: msgspec.Raw
+    limit: int
+
+
+class Grant(Command, frozen=True, tag="grant"):
+    """Raise limits: [slot, limit] pairs, cumulative, so that one may be lost or repeated."""
+
+    limits: list[tuple[int, int]]
+
+
+class Stop(Command, frozen=True, tag="stop"):
+    """End a stream. `cancel`: close upstream now and say so; else it has had its end already.
+
+    After its end the body is drained a little, so that its connection can be used again.
+    """
+
+    slot: int
+    cancel: bool
+
+
+class Ready(Command, frozen=True, tag="ready"):
+    """A provider process is up. `disabled` — provider names with the reason."""
+
+    index: int
+    epoch: int
+    disabled: dict[str, str]
+
+
+class Gone(Command, frozen=True, tag="gone"):
+    """The process has nothing (more) to do for this stream."""
+
+    slot: int
+
+
+ToProvider: TypeAlias = Start | Grant | Stop
+ToBroker: TypeAlias = Ready | Gone
+
+encode = msgspec.msgpack.Encoder().encode
+decode_command = msgspec.msgpack.Decoder(ToProvider).decode
+decode_report = msgspec.msgpack.Decoder(ToBroker).decode

@@ -1,0 +1,150 @@
+"""One stream's way from a response body into an in-ring. Pure: no socket, no clock.
+
+The framer cuts the body at event boundaries; whole events go into the ring as long as
+there is credit and room. What does not fit waits here, and reading has to stop meanwhile
+(`held`): at most one socket read of 64 KiB is ever kept, plus the unfinished event.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from ringcast.providers.wire.body import Ending
+from ringcast.providers.wire.sse import SseFramer
+from ringcast.shm import records
+from ringcast.shm.ring import Writer
+
+encode_ending = msgspec.msgpack.Encoder().encode
+
+
+class Outlet:
+    """One in-ring's producing end, shared by all flows of this process to one worker."""
+
+    def __init__(self, writer: Writer, wake: Callable[[], None]) -> None:
+        """`wake` is called when something waits to be published, or for room."""
+        self.writer = writer
+        self.marked = False
+        self.waiting: dict[int, Flow] = {}  # flows that wait for room, by slot
+        self._wake = wake
+
+    def mark(self) -> None:
+        """Ask for a publish soon."""
+        if not self.marked:
+            self.marked = True
+            self._wake()
+
+
+class Flow:
+    """A stream's records in order, with the credit that they need.
+
+    `limit` is the raw byte up to which records may be written; one record may overshoot it,
+    and an event that was begun is always finished. OPEN, END and a cancel need no credit.
+    """
+
+    __slots__ = ("_framer", "_queue", "ended", "limit", "outlet", "sent", "slot")
+
+    def __init__(self, slot: int, outlet: Outlet, framer: SseFramer, limit: int) -> None:
+        """Begin a flow that may write `limit` raw bytes."""
+        self.slot = slot
+        self.outlet = outlet
+        self.limit = limit
+        self.sent = 0
+        self.ended = False
+        self._framer = framer
+        # kind, flags, stamp, payload, raw bytes of the body in it
+        self._queue: deque[tuple[int, int, int, bytes | memoryview, int]] = deque()
+
+    def open(self, opened: records.Open, now_ns: int) -> None:
+        """Write the OPEN record."""
+        self._put(records.OPEN, records.WHOLE, now_ns, records.encode_open(opened), 0)
+
+    def data(self, chunk: bytes, now_ns: int) -> None:
+        """Take bytes of the body. Raises `WireError` for a line or event over its limit."""
+        block = self._framer.feed(chunk)
+        if not block:
+            return
+        writer = self.outlet.writer
+        size = len(block)
+        if not self._queue and self.sent < self.limit and size <= writer.max_payload:
+            raw = self.sent + size
+            if writer.append(records.DATA, self.slot, now_ns, raw, block, records.WHOLE):
+                self.sent = raw
+                self.outlet.mark()
+                return
+        for flags, piece in _pieces(block, writer.max_payload):
+            self._queue.append((records.DATA, flags, now_ns, piece, len(piece)))
+        self.pump()
+
+    def end(self, ending: Ending, now_ns: int) -> None:
+        """Write what is left of the body and how it ended; nothing may follow."""
+        if self.ended:
+            return
+        self.ended = True
+        if ending.kind == "cancelled":  # what nobody will read must not delay the end
+            self._queue.clear()
+        elif rest := self._framer.rest():
+            for flags, piece in _cut(rest, self.outlet.writer.max_payload):
+                self._queue.append((records.DATA, flags | records.REST, now_ns, piece, len(piece)))
+        self._put(records.END, records.WHOLE, now_ns, encode_ending(ending), 0)
+
+    def grant(self, limit: int) -> None:
+        """Raise the limit (a lower one is an old message) and go on writing."""
+        if limit > self.limit:
+            self.limit = limit
+            self.pump()
+
+    @property
+    def held(self) -> bool:
+        """Whether reading has to stop: something waits, or the credit is used up."""
+        return bool(self._queue) or self.sent >= self.limit
+
+    @property
+    def finished(self) -> bool:
+        """Whether the END record is in the ring."""
+        return self.ended and not self._queue
+
+    def _put(self, kind: int, flags: int, now_ns: int, payload: bytes, raw: int) -> None:
+        self._queue.append((kind, flags, now_ns, payload, raw))
+        self.pump()
+
+    def pump(self) -> None:
+        """Write what credit and room allow; wait with the outlet when the ring is full."""
+        queue, outlet = self._queue, self.outlet
+        while queue:
+            kind, flags, now_ns, payload, raw = queue[0]
+            begins = kind == records.DATA and flags & records.BEGIN
+            if begins and self.sent >= self.limit:
+                return
+            sent = self.sent + raw
+            if not outlet.writer.append(kind, self.slot, now_ns, sent, payload, flags):
+                outlet.waiting[self.slot] = self
+                outlet.mark()
+                return
+            outlet.mark()
+            self.sent = sent
+            queue.popleft()
+
+
+def _pieces(block: bytes, limit: int) -> Iterator[tuple[int, bytes | memoryview]]:
+    """Cut whole events into records: between two events if possible, else in fragments."""
+    start, view = 0, memoryview(block)
+    while len(block) - start > limit:
+        cut = block.rfind(b"\n\n", start, start + limit)
+        if cut < 0:
+            break
+        yield records.WHOLE, view[start : cut + 2]
+        start = cut + 2
+    if start < len(block):
+        yield from _cut(view[start:], limit)
+
+
+def _cut(data: bytes | memoryview, limit: int) -> Iterator[tuple[int, bytes | memoryview]]:
+    """Cut bytes into fragments marked BEGIN and LAST."""
+    for start in range(0, len(data), limit):
+        flags = (records.BEGIN if start == 0 else 0) | (
+            records.LAST if start + limit >= len(data) else 0
+        )
+        yield flags, data[start : start + limit]

@@ -1,0 +1,285 @@
+"""A provider process: commands from the broker in, whole raw events into the in-rings.
+
+It alone holds keys and speaks HTTP. Commands come over a DEALER socket; bodies are pushed
+by the transport straight into the rings, published once a loop turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import ssl
+import time
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final
+
+import httpx
+import msgspec
+import uvloop
+import zmq
+
+from ringcast import child
+from ringcast.config import Config, Provider
+from ringcast.errors import Code, ConfigError, RequestError
+from ringcast.providers import anthropic, commands, keys, openai, request
+from ringcast.providers.flow import Flow, Outlet
+from ringcast.providers.keys import Secret
+from ringcast.providers.request import Call, Request
+from ringcast.providers.transport import Transport
+from ringcast.providers.upstream import Upstream
+from ringcast.providers.wire.body import Ending
+from ringcast.providers.wire.sse import SseFramer
+from ringcast.shm import counters, records, segment
+from ringcast.shm.ring import Writer
+from ringcast.shm.wiring import Line, Wiring
+from ringcast.sockets import Message, Socket, make
+
+USER_AGENT: Final = "ringcast/0.1"
+TICK_S: Final = 0.25
+
+
+def run(
+    wiring: Wiring,
+    index: int,
+    config: Config,
+    run_dir: Path,
+    environment: Mapping[str, str],
+    ready: Connection,
+) -> None:
+    """Be provider process `index` until SIGTERM or the supervisor's end."""
+    child.enter(f"rc-provider-{index}")
+    uvloop.run(_main(wiring, index, config, run_dir, environment, ready))
+
+
+async def _main(
+    wiring: Wiring,
+    index: int,
+    config: Config,
+    run_dir: Path,
+    environment: Mapping[str, str],
+    ready: Connection,
+) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    if (parent := child.parent_fd()) is not None:
+        loop.add_reader(parent, os._exit, 0)
+    process = Process(wiring, index, config, environment)
+    process.connect(run_dir)
+    ready.send("ready")
+    ready.close()
+    await stop.wait()
+    await process.close()
+
+
+class Gateway(msgspec.Struct, frozen=True):
+    """One configured provider with its key."""
+
+    config: Provider
+    key: Secret | None
+
+
+class Process:
+    """Everything of one provider process."""
+
+    def __init__(
+        self, wiring: Wiring, index: int, config: Config, environment: Mapping[str, str]
+    ) -> None:
+        """Attach to the rings and resolve the keys."""
+        self._index = index
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        page = segment.attach(wiring.counters)
+        number = wiring.block("provider", index)
+        self._counters = counters.Block(page.memory, number, "provider", pid=os.getpid())
+        self._lines: list[Line] = wiring.ins[index]
+        self._publishing = False
+        self._outlets = [
+            Outlet(Writer(segment.attach(line.name).memory), self._publish_soon)
+            for line in self._lines
+        ]
+        for number, line in enumerate(self._lines):
+            self._loop.add_reader(line.room.fileno(), self._room, number)
+        self._upstreams: dict[int, Upstream] = {}
+        self._ending: dict[int, Flow] = {}  # ended flows whose END waits for room
+        self._gateways, self._disabled = _gateways(config, environment)
+        transport = Transport(
+            ssl.create_default_context(), config.limits, config.timeouts.keepalive_s
+        )
+        timeouts = config.timeouts
+        self._client = httpx.AsyncClient(
+            transport=transport,
+            trust_env=False,
+            follow_redirects=False,
+            headers={"user-agent": USER_AGENT, "accept-encoding": "identity"},
+            timeout=httpx.Timeout(
+                None, connect=timeouts.connect_s or None, read=timeouts.first_byte_s or None
+            ),
+        )
+        self._socket: Socket | None = None
+        self._ticker = self._loop.create_task(self._tick())
+
+    def connect(self, run_dir: Path) -> None:
+        """Connect to the broker and report."""
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
+        dealer = make(context, zmq.DEALER, routing_id=b"p%d" % self._index, sndhwm=0, rcvhwm=0)
+        dealer.connect(f"ipc://{run_dir}/control.sock")
+        self._context = context
+        self._socket = Socket(dealer, self._on_commands)
+        self._report(commands.Ready(self._index, self._counters.starts, self._disabled))
+
+    def _report(self, report: commands.Command) -> None:
+        if self._socket is not None:
+            self._socket.send([commands.encode(report)])
+
+    def _on_commands(self, messages: list[Message]) -> None:
+        for parts in messages:
+            match commands.decode_command(parts[-1]):
+                case commands.Grant(limits):
+                    for slot, limit in limits:
+                        if (upstream := self._upstreams.get(slot)) is not None:
+                            upstream.flow.grant(limit)
+                            upstream.adapt()
+                case commands.Start() as start:
+                    self._start(start)
+                case commands.Stop(slot, cancel):
+                    if (upstream := self._upstreams.get(slot)) is not None:
+                        if cancel:
+                            self._counters.add(self._counters.slot("cancelled"))
+                            upstream.cancel()
+                        else:
+                            upstream.finish()
+
+    def _start(self, start: commands.Start) -> None:
+        limits = self._config.limits
+        outlet = self._outlets[start.worker]
+        framer = SseFramer(
+            max_line_bytes=limits.max_line_bytes, max_event_bytes=limits.max_event_bytes
+        )
+        flow = Flow(start.slot, outlet, framer, start.limit)
+        self._counters.add(self._counters.slot("requests"))
+        now = time.monotonic_ns()
+        gateway = self._gateways.get(start.provider)
+        try:
+            if gateway is None:
+                raise RequestError(
+                    Code.PROVIDER_DISABLED, f"{start.provider} is not usable in this process"
+                )
+            asked = request.decode(start.request)
+            api, outgoing = self._shape(gateway, start.model, asked)
+        except (RequestError, httpx.InvalidURL, msgspec.EncodeError) as error:
+            code = error.code if isinstance(error, RequestError) else Code.BAD_REQUEST
+            text = error.message if isinstance(error, RequestError) else str(error)
+            flow.open(records.Open(start.stream, "chat", start.provider, start.model), now)
+            flow.end(Ending("failed", code=code, message=text), now)
+            self._ended_flow(flow)
+            return
+        flow.open(records.Open(start.stream, api, start.provider, start.model), now)
+        self._upstreams[start.slot] = Upstream(
+            flow, self._client, outgoing, self._config, self._on_end
+        )
+
+    def _shape(self, gateway: Gateway, model: str, asked: Request) -> tuple[str, httpx.Request]:
+        """Return the wire decoder's name and the HTTP request."""
+        provider = gateway.config
+        headers = {"content-type": "application/json", "accept": "text/event-stream"}
+        if provider.kind == "anthropic":
+            call = anthropic.shape(model, asked, provider.max_tokens)
+            api = asked.api or "messages"
+            if gateway.key:
+                headers["x-api-key"] = gateway.key.reveal()
+        else:
+            call = openai.shape(provider.kind, model, asked)
+            api = asked.api or "chat"
+            if gateway.key:
+                headers["authorization"] = f"Bearer {gateway.key.reveal()}"
+        return api, self._build(provider, call, headers)
+
+    def _build(self, provider: Provider, call: Call, headers: dict[str, str]) -> httpx.Request:
+        return self._client.build_request(
+            "POST",
+            provider.base_url + call.path,
+            content=msgspec.json.encode(call.body),
+            headers=headers | call.headers | provider.headers,
+        )
+
+    def _on_end(self, upstream: Upstream) -> None:
+        self._upstreams.pop(upstream.flow.slot, None)
+        self._ended_flow(upstream.flow)
+
+    def _ended_flow(self, flow: Flow) -> None:
+        if flow.finished:
+            self._report(commands.Gone(flow.slot))
+        else:
+            self._ending[flow.slot] = flow
+
+    def _publish_soon(self) -> None:
+        """Publish once, at the end of this loop turn."""
+        if not self._publishing:
+            self._publishing = True
+            self._loop.call_soon(self._publish)
+
+    def _publish(self) -> None:
+        self._publishing = False
+        for outlet, line in zip(self._outlets, self._lines, strict=True):
+            if outlet.marked:
+                outlet.marked = False
+                if outlet.writer.publish():
+                    line.bell.ring()
+            if outlet.waiting and not outlet.writer.wait():
+                self._loop.call_soon(self._pump, outlet)
+
+    def _room(self, number: int) -> None:
+        self._lines[number].room.clear()
+        self._pump(self._outlets[number])
+
+    def _pump(self, outlet: Outlet) -> None:
+        """The ring has room again: let the flows that wait for it go on."""
+        waiting, outlet.waiting = outlet.waiting, {}
+        for slot, flow in waiting.items():
+            flow.pump()
+            if (upstream := self._upstreams.get(slot)) is not None:
+                upstream.adapt()
+            elif flow.finished and self._ending.pop(slot, None) is not None:
+                self._report(commands.Gone(slot))
+
+    async def _tick(self) -> None:
+        """Look at the body clocks, and write the heartbeat."""
+        full = self._counters.slot("ring_full")
+        streams = self._counters.slot("streams")
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            for upstream in list(self._upstreams.values()):
+                upstream.overdue(now)
+            self._counters.beat(time.monotonic_ns())
+            self._counters.set(full, sum(outlet.writer.full for outlet in self._outlets))
+            self._counters.set(streams, len(self._upstreams))
+
+    async def close(self) -> None:
+        """Close every upstream connection and say why, then the sockets."""
+        for upstream in list(self._upstreams.values()):
+            upstream.cancel()
+        self._publish()
+        self._ticker.cancel()
+        await self._client.aclose()
+        if self._socket is not None:
+            self._socket.close()
+            self._context.term()
+
+
+def _gateways(
+    config: Config, environment: Mapping[str, str]
+) -> tuple[dict[str, Gateway], dict[str, str]]:
+    """Resolve all keys; a provider without one is disabled with the reason."""
+    gateways: dict[str, Gateway] = {}
+    disabled: dict[str, str] = {}
+    for name, provider in config.providers.items():
+        try:
+            gateways[name] = Gateway(provider, keys.resolve(name, provider, environment))
+        except ConfigError as error:
+            disabled[name] = str(error)
+    return gateways, disabled

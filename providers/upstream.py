@@ -1,0 +1,240 @@
+"""One request to a provider: sent with httpx, its body pushed into a flow. Owns a socket.
+
+States: connecting (a task awaits the response head), streaming (the body is pushed, no task
+and no coroutine per chunk), ended. Cancel works in each: the task is cancelled, or the
+body's socket is closed; either way the upstream sees its connection go at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final, Literal
+
+import httpx
+
+from ringcast.config import Config, Timeouts
+from ringcast.errors import Code
+from ringcast.providers.body import READ_BYTES
+from ringcast.providers.flow import Flow
+from ringcast.providers.transport import BODY, Body, TLSError
+from ringcast.providers.wire.body import Ending
+from ringcast.providers.wire.sse import WireError
+
+# Reads shrink to the credit that is left, but not below this: a read has a cost of its own.
+LEAST_READ: Final = 2048
+LONGEST_HINT_S: Final = 86400.0
+
+
+class Upstream:
+    """A running request. `on_end` is called once, when nothing is left to do for it."""
+
+    def __init__(
+        self,
+        flow: Flow,
+        client: httpx.AsyncClient,
+        request: httpx.Request,
+        config: Config,
+        on_end: Callable[[Upstream], None],
+    ) -> None:
+        """Start sending `request`."""
+        self.flow = flow
+        self._client = client
+        self._config = config
+        self._on_end = on_end
+        self._body: Body | None = None
+        self._paused = False
+        self._read_limit = READ_BYTES
+        self._head = Ending("eof")
+        self._drained = -1
+        self._over = False
+        self.began = self.progress = time.monotonic()
+        self._task = asyncio.get_running_loop().create_task(self._send(request))
+
+    async def _send(self, request: httpx.Request) -> None:
+        try:
+            response = await self._client.send(request, stream=True)
+        except httpx.HTTPError as error:
+            self._end(_connection_ending(error, self._config.timeouts))
+            return
+        self._head = Ending(
+            "eof",
+            status=response.status_code,
+            content_type=response.headers.get("content-type", ""),
+        )
+        body: Body = response.extensions[BODY]
+        encoding = response.headers.get("content-encoding", "identity").lower()
+        if response.status_code != 200:
+            await self._refused(response)
+        elif encoding not in ("identity", ""):
+            body.abort()
+            self._fail(
+                Code.BAD_ENCODING,
+                f"the answer is compressed ({encoding[:20]!r}), although identity was asked for",
+            )
+        else:
+            self._body = body
+            body.start(self._on_data, self._on_body_end)
+
+    async def _refused(self, response: httpx.Response) -> None:
+        """Read an error body, at most `limits.max_error_body_bytes` of it."""
+        limit = self._config.limits.max_error_body_bytes
+        content = bytearray()
+        try:
+            async with asyncio.timeout(self._config.timeouts.first_byte_s or None):
+                async for piece in response.aiter_raw():
+                    content += piece
+                    if len(content) >= limit:
+                        break
+        except (httpx.HTTPError, TimeoutError):
+            pass  # what was read of the message is still the best there is
+        finally:
+            await response.aclose()
+        self._end(
+            Ending(
+                "http",
+                status=response.status_code,
+                content_type=self._head.content_type,
+                retry_after_s=_retry_after_s(response.headers),
+                body=bytes(content[:limit]),
+            )
+        )
+
+    def _on_data(self, chunk: bytes) -> None:
+        self.progress = time.monotonic()
+        if self._drained >= 0:
+            self._drain(len(chunk))
+            return
+        flow = self.flow
+        try:
+            flow.data(chunk, time.monotonic_ns())
+        except WireError as error:
+            self._abort()
+            self._fail(error.code, str(error))
+            return
+        self.adapt()
+
+    def adapt(self) -> None:
+        """Read on or hold, and let no read take more than the credit that is left."""
+        body, flow = self._body, self.flow
+        if body is None:
+            return
+        if flow.held != self._paused:
+            self._paused = flow.held
+            if self._paused:
+                body.pause()
+            else:
+                body.resume()
+        left = flow.limit - flow.sent
+        if left < READ_BYTES or self._read_limit < READ_BYTES:
+            self._read_limit = min(max(left, LEAST_READ), READ_BYTES)
+            body.limit_reads(self._read_limit)
+
+    def _on_body_end(self, error: Exception | None) -> None:
+        self._body = None
+        if error is None:
+            self._end(self._head)
+        elif isinstance(error, httpx.RemoteProtocolError):
+            self._end(_changed(self._head, "eof", Code.STREAM_INCOMPLETE, str(error)))
+        else:
+            self._end(_changed(self._head, "reset", Code.TRANSPORT, str(error)))
+
+    def cancel(self) -> None:
+        """Close the upstream connection now, in whatever state, and say so."""
+        self._abort()
+        self._end(Ending("cancelled", code=Code.CANCELLED, message="cancelled by the client"))
+
+    def finish(self) -> None:
+        """The stream has had its terminal token: drain a little, so the connection is reused."""
+        if self._body is None:
+            self.cancel()
+            return
+        self._drained = 0
+        self._body.resume()
+        asyncio.get_running_loop().call_later(self._config.limits.drain_s, self._drain_over)
+
+    def _drain(self, size: int) -> None:
+        self._drained += size
+        if self._drained > self._config.limits.drain_bytes:
+            self._drain_over()
+
+    def _drain_over(self) -> None:
+        if not self._over:
+            self.cancel()
+
+    def overdue(self, now: float) -> bool:
+        """End the stream if one of its body clocks has run out; return whether it has."""
+        timeouts = self._config.timeouts
+        if timeouts.total_s and now - self.began > timeouts.total_s:
+            code, limit, name = Code.TOTAL_TIMEOUT, timeouts.total_s, "total_s"
+            text = f"the answer took longer than {limit:g} s"
+        elif self._body and timeouts.idle_s and now - self.progress > timeouts.idle_s:
+            if self._paused:  # it is we who do not read
+                return False
+            code, limit, name = Code.IDLE_TIMEOUT, timeouts.idle_s, "idle_s"
+            text = f"nothing came for {limit:g} s"
+        else:
+            return False
+        self._abort()
+        self._fail(code, f"{text} (timeouts.{name})")
+        return True
+
+    def _abort(self) -> None:
+        self._task.cancel()
+        if self._body is not None:
+            self._body.abort()
+            self._body = None
+
+    def _fail(self, code: str, message: str) -> None:
+        self._end(_changed(self._head, "failed", code, message))
+
+    def _end(self, ending: Ending) -> None:
+        if not self._over:
+            self._over = True
+            self.flow.end(ending, time.monotonic_ns())
+            self._on_end(self)
+
+
+def _retry_after_s(headers: httpx.Headers) -> float | None:
+    """Return how long the provider asks to wait: retry-after-ms, else retry-after (RFC 9110)."""
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        value = headers.get(name, "").strip()
+        if value.replace(".", "", 1).isdigit() and value.isascii():
+            return min(float(value[:12]) / unit, LONGEST_HINT_S)
+    return None
+
+
+def _changed(
+    head: Ending, kind: Literal["eof", "reset", "failed"], code: str, message: str
+) -> Ending:
+    return Ending(
+        kind, code=code, message=message, status=head.status, content_type=head.content_type
+    )
+
+
+def _connection_ending(error: httpx.HTTPError, timeouts: Timeouts) -> Ending:
+    """Say in one line why no answer came, with the clock's setting where one ran out."""
+    text = str(error) or type(error).__name__
+    match error:
+        case TLSError():
+            code = Code.TLS_ERROR
+        case httpx.ConnectTimeout():
+            code, text = (
+                Code.CONNECT_TIMEOUT,
+                f"no connection within {timeouts.connect_s:g} s (timeouts.connect_s)",
+            )
+        case httpx.ReadTimeout():
+            code, text = (
+                Code.FIRST_BYTE_TIMEOUT,
+                f"no answer within {timeouts.first_byte_s:g} s (timeouts.first_byte_s)",
+            )
+        case httpx.ConnectError():
+            code = Code.CONNECT_FAILED
+        case httpx.LocalProtocolError() | httpx.UnsupportedProtocol() | httpx.InvalidURL():
+            code = Code.BAD_REQUEST
+        case httpx.RemoteProtocolError():
+            code = Code.BAD_RESPONSE
+        case _:
+            code = Code.TRANSPORT
+    return Ending("failed", code=code, message=text)
