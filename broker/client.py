@@ -1,0 +1,382 @@
+"""The asyncio client. Needs pyzmq and msgspec, and nothing of the daemon's own weight.
+
+async with ringcast.connect() as rc:
+    stream = await rc.chat(model="openai/gpt-4o", messages=[{"role": "user", "content": "hi"}])
+    async for token in stream:
+        ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+import zmq
+
+from ringcast import rundir
+from ringcast.broker import protocol
+from ringcast.errors import Code, ConnectionLost, NotRunning, RequestError
+from ringcast.shm.tokens import Done, Error, StreamToken
+from ringcast.sockets import Message, Socket, make
+
+# Tokens processed before credit is given at once; what is less waits for the next beat, so
+# that a thousand slow streams cost a few frames a second and not one a token.
+PROMPT_TOKENS: Final = 64
+BEAT_S: Final = 0.05
+ANSWER_S: Final = 10.0
+MISSED: Final = 3  # unanswered heartbeats that make a connection lost
+
+
+def connect(run_dir: Path | str | None = None, *, name: str = "") -> Client:
+    """Return a client of the daemon in `run_dir` (this user's by default), to be entered."""
+    return Client(Path(run_dir) if run_dir else rundir.default(), name=name)
+
+
+class ClientStream:
+    """A stream of tokens: iterate over it. `seq` is the number of the last token taken.
+
+    The iteration ends after the terminal token, `Done` or `Error`. It raises `RequestError`
+    when this reader was cut off (slow_consumer) and `ConnectionLost` when the daemon is gone.
+    """
+
+    def __init__(self, client: Client, handle: int, after: int, window: int) -> None:
+        """Made by `Client.chat`, `complete` and `attach`."""
+        self.id = b""
+        self.provider = ""
+        self.model = ""
+        self.seq = after
+        self._client = client
+        self._handle = handle
+        self._window = window
+        self._next = after + 1  # the number expected from the daemon
+        self._batches: list[list[StreamToken]] = []
+        self._batch: list[StreamToken] = []
+        self._index = 0
+        self._granted = after + 1
+        self._ended = False
+        self._failure: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._opened: asyncio.Future[None] = client._loop.create_future()
+
+    def __aiter__(self) -> Self:
+        """Iterate over tokens."""
+        return self
+
+    async def __anext__(self) -> StreamToken:
+        """Return the next token, waiting for it."""
+        while True:
+            index = self._index
+            if index < len(self._batch):
+                self._index = index + 1
+                self.seq += 1
+                return self._batch[index]
+            if not await self._refill():
+                raise StopAsyncIteration
+
+    async def batches(self) -> AsyncIterator[list[StreamToken]]:
+        """Iterate over tokens as they came, a list at a time (cheaper than one by one)."""
+        while True:
+            batch = self._batch[self._index :]
+            if batch:
+                self._index = len(self._batch)
+                self.seq += len(batch)
+                yield batch
+            if not await self._refill():
+                return
+
+    async def _refill(self) -> bool:
+        """Take the next batch; return False after the last one."""
+        self._give_credit()
+        while not self._batches:
+            if self._ended:
+                return False
+            if self._failure is not None:
+                raise self._failure
+            self._waiter = self._client._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if len(self._batches) == 1:
+            self._batch = self._batches.pop()
+        else:
+            self._batch = [token for batch in self._batches for token in batch]
+            self._batches.clear()
+        self._index = 0
+        return True
+
+    def _give_credit(self) -> None:
+        processed = self.seq + 1
+        if processed > self._granted:
+            prompt = processed - self._granted >= PROMPT_TOKENS or self._ended
+            self._client._credit(self._handle, processed, prompt)
+            if prompt:
+                self._granted = processed
+
+    async def cancel(self) -> None:
+        """End the stream for everybody; its last token will be `Error(cancelled)`."""
+        self._client._send(protocol.Cancel(self.id))
+
+    async def detach(self) -> None:
+        """Stop reading; the stream goes on until its lease ends, and can be attached again."""
+        self._client._drop(self._handle)
+        self._client._send(protocol.Detach(self._handle))
+        self._ended = True
+        self._wake()
+
+    # the client's side
+
+    def _feed(self, first: int, tokens: list[StreamToken]) -> None:
+        """Take a run from the daemon, dropping what came before (a resume sends whole runs)."""
+        if first > self._next:
+            text = f"token {self._next} is missing, {first} came"
+            self._fail(RequestError(Code.OFFSET_GONE, text, resume_after=self._next - 1))
+            return
+        fresh = tokens[self._next - first :] if first < self._next else tokens
+        if not fresh:
+            return
+        self._next += len(fresh)
+        self._batches.append(fresh)
+        if isinstance(fresh[-1], Done | Error):
+            self._ended = True
+        self._wake()
+
+    def _fail(self, error: Exception) -> None:
+        if not self._ended:
+            self._failure = error
+        if not self._opened.done():
+            self._opened.set_exception(error)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Client:
+    """One connection to a daemon, for any number of streams. Enter it before use."""
+
+    def __init__(self, run_dir: Path, *, name: str = "") -> None:
+        """`run_dir` is the daemon's; `name` is shown in its status."""
+        self.run_dir = run_dir
+        self.name = name or Path(sys.argv[0]).name
+        self.daemon = ""
+        self._streams: dict[int, ClientStream] = {}
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._number = 0
+        self._credits: dict[int, int] = {}
+        self._heard = 0.0
+        self._lost = False
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises `NotRunning` if no daemon serves the directory."""
+        rundir.running(self.run_dir)
+        self._loop = asyncio.get_running_loop()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
+        dealer = make(self._context, zmq.DEALER, routing_id=b"c" + os.urandom(15), reconnect_ivl=20)
+        dealer.connect(f"ipc://{self.run_dir / rundir.CLIENT_SOCKET}")
+        self._socket = Socket(dealer, self._on_messages)
+        self._welcome: asyncio.Future[None] = self._loop.create_future()
+        self._heard = self._loop.time()
+        self._beat = self._loop.create_task(self._keep_alive())
+        self._hello()
+        try:
+            await asyncio.wait_for(self._welcome, ANSWER_S)
+        except TimeoutError:
+            await self.__aexit__(None, None, None)
+            raise NotRunning(f"the daemon in {self.run_dir} does not answer") from None
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Disconnect. Streams go on until their leases end."""
+        self._flush_credits()
+        self._beat.cancel()
+        self._socket.close()
+        self._context.term()
+
+    async def chat(
+        self,
+        model: str,
+        messages: list[dict[str, Any]],
+        *,
+        window: int = 0,
+        **options: Any,
+    ) -> ClientStream:
+        """Start a chat with `model` ("PROVIDER/model").
+
+        `options` are the request's other fields (max_tokens, temperature, tools, extra, …).
+        Raises `RequestError` if the daemon refuses.
+        """
+        return await self._open({"model": model, "messages": messages, **options}, window)
+
+    async def complete(
+        self, model: str, prompt: str, *, window: int = 0, **options: Any
+    ) -> ClientStream:
+        """Start a legacy completion; `api` is "completions", or "complete" at Anthropic."""
+        options.setdefault("api", "completions")
+        return await self._open({"model": model, "prompt": prompt, **options}, window)
+
+    async def attach(
+        self, stream: bytes | str, *, after: int = -1, window: int = 0
+    ) -> ClientStream:
+        """Read a stream from the token after number `after`, whoever opened it.
+
+        Raises `RequestError`: unknown_stream, offset_gone, bad_offset.
+        """
+        stream_id = bytes.fromhex(stream) if isinstance(stream, str) else stream
+        reader = self._new(after, window)
+        self._send(protocol.Attach(reader._handle, stream_id, after, window))
+        return await self._ready(reader)
+
+    async def cancel(self, stream: bytes | str) -> None:
+        """End a stream for everybody."""
+        stream_id = bytes.fromhex(stream) if isinstance(stream, str) else stream
+        self._send(protocol.Cancel(stream_id))
+
+    async def status(self) -> dict[str, Any]:
+        """Return what the daemon does: clients, streams, counters of every process."""
+        self._number += 1
+        number = self._number
+        answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        self._answers[number] = answer
+        self._send(protocol.Status(number))
+        try:
+            return await asyncio.wait_for(answer, ANSWER_S)
+        except TimeoutError:
+            raise ConnectionLost("the daemon does not answer") from None
+        finally:
+            self._answers.pop(number, None)
+
+    async def _open(self, request: dict[str, Any], window: int) -> ClientStream:
+        reader = self._new(-1, window)
+        raw = msgspec.Raw(protocol.encode(request))
+        self._send(protocol.Open(reader._handle, raw, window))
+        return await self._ready(reader)
+
+    def _new(self, after: int, window: int) -> ClientStream:
+        self._number += 1
+        reader = ClientStream(self, self._number, after, window)
+        self._streams[self._number] = reader
+        return reader
+
+    async def _ready(self, reader: ClientStream) -> ClientStream:
+        try:
+            await asyncio.wait_for(asyncio.shield(reader._opened), ANSWER_S)
+        except TimeoutError:
+            self._drop(reader._handle)
+            raise ConnectionLost("the daemon does not answer") from None
+        except RequestError:
+            self._drop(reader._handle)
+            raise
+        return reader
+
+    def _hello(self) -> None:
+        self._send(protocol.Hello(protocol.VERSION, self.name, os.getpid()))
+
+    def _send(self, frame: protocol.Frame) -> None:
+        if self._lost:
+            raise ConnectionLost("the daemon is gone")
+        self._socket.send([protocol.encode(frame)])
+
+    def _credit(self, handle: int, processed: int, prompt: bool) -> None:
+        self._credits[handle] = processed
+        if prompt:
+            self._flush_credits()
+
+    def _flush_credits(self) -> None:
+        if self._credits and not self._lost:
+            self._socket.send([protocol.encode(protocol.Credit(list(self._credits.items())))])
+            self._credits = {}
+
+    def _drop(self, handle: int) -> None:
+        self._streams.pop(handle, None)
+        self._credits.pop(handle, None)
+
+    def _on_messages(self, messages: list[Message]) -> None:
+        self._heard = self._loop.time()
+        for parts in messages:
+            self._on_frame(protocol.decode_daemon(parts[-1]))
+
+    def _on_frame(self, frame: protocol.DaemonFrame) -> None:
+        match frame:
+            case protocol.Tokens(runs):
+                for handle, first, tokens in runs:
+                    if (reader := self._streams.get(handle)) is not None:
+                        reader._feed(first, tokens)
+            case protocol.Opened(handle, stream, provider, model):
+                if (reader := self._streams.get(handle)) is not None:
+                    reader.id, reader.provider, reader.model = stream, provider, model
+                    if not reader._opened.done():
+                        reader._opened.set_result(None)
+            case protocol.Result(request, data):
+                answer = self._answers.get(request)
+                if answer is not None and not answer.done():
+                    answer.set_result(data)
+            case protocol.Refused():
+                self._refused(frame)
+            case protocol.Welcome():
+                self._welcomed(frame)
+            case protocol.Pong():
+                pass
+
+    def _refused(self, frame: protocol.Refused) -> None:
+        error = RequestError(frame.code, frame.message, **frame.detail)
+        reader = self._streams.get(frame.handle)
+        if reader is not None:
+            if frame.code == Code.UNKNOWN_STREAM and reader.id:  # lost with an earlier daemon
+                text = "the daemon was restarted and the stream is gone"
+                reader._feed(reader._next, [Error(Code.INTERRUPTED, text, retryable=True)])
+            else:
+                reader._fail(error)
+            self._drop(frame.handle)
+        elif frame.code == Code.HELLO_FIRST:
+            self._hello()
+        elif not self._welcome.done():
+            self._welcome.set_exception(error)
+
+    def _welcomed(self, frame: protocol.Welcome) -> None:
+        if not self._welcome.done():
+            self._welcome.set_result(None)
+        if self.daemon not in ("", frame.daemon):
+            self._rejoin()
+        self.daemon = frame.daemon
+
+    def _rejoin(self) -> None:
+        """The broker was replaced: read every stream on from where we are."""
+        for handle, reader in list(self._streams.items()):
+            if reader.id and not reader._ended:
+                after = reader._next - 1
+                self._send(protocol.Attach(handle, reader.id, after, reader._window))
+            elif not reader.id:
+                reader._fail(ConnectionLost("the daemon was restarted while the stream opened"))
+
+    async def _keep_alive(self) -> None:
+        """Give waiting credit each beat, and ping each heartbeat."""
+        beats = max(1, round(protocol.HEARTBEAT_S / BEAT_S))
+        while not self._lost:
+            for _ in range(beats):
+                await asyncio.sleep(BEAT_S)
+                for handle, reader in list(self._streams.items()):
+                    if reader._ended and not reader._batches:
+                        self._drop(handle)
+                self._flush_credits()
+            if self._loop.time() - self._heard > protocol.HEARTBEAT_S * MISSED:
+                self._lost = True
+                for reader in list(self._streams.values()):
+                    reader._fail(ConnectionLost("the daemon stopped answering"))
+            else:
+                self._send(protocol.Ping())

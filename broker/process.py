@@ -1,0 +1,522 @@
+"""The broker process: the clients' ROUTER socket, the providers' ROUTER socket, the out-rings.
+
+One turn of its loop reads what the rings have, files it in the sessions, and sends each
+client one message with everything that became due. Control frames never wait behind data:
+data is bounded by credit, and frames are answered as they are read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import uvloop
+import zmq
+
+from ringcast import child
+from ringcast.broker import protocol
+from ringcast.broker.credit import Window
+from ringcast.broker.protocol import Refused
+from ringcast.broker.session import Client, Log, Sessions, Stream, Subscription
+from ringcast.config import Config
+from ringcast.errors import Code, RequestError
+from ringcast.providers import commands
+from ringcast.providers.request import refuse
+from ringcast.shm import counters, records, segment
+from ringcast.shm.ring import Reader, Record
+from ringcast.shm.tokens import Error
+from ringcast.shm.wiring import Line, Wiring
+from ringcast.sockets import Message, Socket, make
+
+TICK_S: Final = 0.02  # bounds what a lost wake-up costs (layout, R9)
+IDLE_TICK_S: Final = 0.25
+SILENCE: Final = 3  # heartbeats that a client may miss
+POLL: Final = 256
+
+
+class _Named(msgspec.Struct):
+    """The one field of a request that the broker reads."""
+
+    model: str
+
+
+_decode_named = msgspec.msgpack.Decoder(_Named).decode
+
+
+def run(wiring: Wiring, config: Config, run_dir: Path, ready: Connection) -> None:
+    """Be the broker until SIGTERM or the supervisor's end."""
+    child.enter("rc-broker")
+    uvloop.run(_main(wiring, config, run_dir, ready))
+
+
+async def _main(wiring: Wiring, config: Config, run_dir: Path, ready: Connection) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    if (parent := child.parent_fd()) is not None:
+        loop.add_reader(parent, os._exit, 0)
+    process = Process(wiring, config, run_dir)
+    ready.send("ready")
+    ready.close()
+    await stop.wait()
+    process.close()
+
+
+class Process:
+    """Everything of the broker."""
+
+    def __init__(self, wiring: Wiring, config: Config, run_dir: Path) -> None:
+        """Attach to the out-rings and bind both sockets."""
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        self._daemon = secrets.token_hex(8)
+        self._started = time.monotonic()
+        page = segment.attach(wiring.counters)
+        self._page = page
+        number = wiring.block("broker", 0)
+        self._counters = counters.Block(page.memory, number, "broker", pid=os.getpid())
+        self._lines: list[Line] = wiring.outs
+        self._readers = [Reader(segment.attach(line.name).memory) for line in self._lines]
+        self._sessions = Sessions([Log(reader) for reader in self._readers])
+        self._providers: dict[int, commands.Ready] = {}
+        self._leases: dict[int, asyncio.TimerHandle] = {}
+        self._slot = 0
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
+        self._zap = Socket(_zap_socket(self._context), self._on_zap)
+        self._control = Socket(
+            _bound(self._context, run_dir / "control.sock", sndhwm=0, rcvhwm=0), self._on_reports
+        )
+        self._clients = Socket(
+            _bound(
+                self._context,
+                run_dir / "client.sock",
+                maxmsgsize=config.limits.max_request_bytes,
+                sndhwm=10_000,
+            ),
+            self._on_clients,
+        )
+        for number, line in enumerate(self._lines):
+            self._loop.add_reader(line.bell.fileno(), self._on_bell, number)
+            self._loop.call_soon(self._drain, number)
+        self._ticker = self._loop.create_task(self._tick())
+
+    # the out-rings
+
+    def _on_bell(self, number: int) -> None:
+        self._lines[number].bell.clear()
+        self._drain(number)
+
+    def _drain(self, number: int) -> None:
+        """Read what a ring has, a turn's worth at a time, then sleep on its doorbell."""
+        reader, sessions = self._readers[number], self._sessions
+        reader.wake()
+        batch = reader.poll(POLL)
+        if batch:
+            self._meta(number, batch)
+            sessions.ingest(sessions.logs[number], batch)
+            self._ended()
+            self._make_room(number)
+            self._flush()
+        if len(batch) == POLL or not reader.sleep():
+            self._loop.call_soon(self._drain, number)
+
+    def _meta(self, number: int, batch: list[Record]) -> None:
+        """See to the few records that are no tokens for a reader."""
+        for record in batch:
+            if record.kind == records.START and record.a > 1:
+                self._worker_lost(number)
+            elif record.kind == records.TOKENS and record.count == 0:
+                stream = self._sessions.streams.get(record.stream)
+                if stream is not None and self._sessions.silent(stream, record.b):
+                    self._grant(stream)
+
+    def _worker_lost(self, number: int) -> None:
+        for stream in list(self._sessions.streams.values()):
+            if stream.worker == number and not stream.terminal:
+                self._fail(stream, Code.WORKER_LOST, "the worker process died and was replaced")
+
+    def _fail(self, stream: Stream, code: str, message: str) -> None:
+        self._sessions.fail(stream, Error(code, message, retryable=True))
+        self._command(stream.process, commands.Stop(stream.slot, True))
+        self._ended()
+        self._flush()
+
+    def _ended(self) -> None:
+        """Tell the provider processes which streams have had their last token."""
+        ended = self._sessions.ended
+        while ended:
+            stream = ended.pop()
+            self._command(stream.process, commands.Stop(stream.slot, False))
+            if not stream.subscriptions and stream.slot not in self._leases:
+                self._lease(stream)
+
+    def _make_room(self, number: int) -> None:
+        waiting, behind = self._sessions.cut(self._sessions.logs[number])
+        if waiting:
+            self._lines[number].room.ring()
+        for subscription in behind:
+            self._cut(subscription)
+
+    def _cut(self, subscription: Subscription) -> None:
+        stream, client, handle = subscription.stream, subscription.client, subscription.handle
+        self._flush_client(client)
+        self._refuse(
+            client.route,
+            handle,
+            Code.SLOW_CONSUMER,
+            f"token {subscription.next} left the log before it was taken",
+            resume_after=subscription.next - 1,
+            first=stream.first,
+        )
+        self._unsubscribe(client, handle)
+
+    def _flush(self) -> None:
+        """Send every client what its outbox holds, one message each."""
+        dirty = self._sessions.dirty
+        while dirty:
+            _, client = dirty.popitem()
+            self._flush_client(client)
+
+    def _flush_client(self, client: Client) -> None:
+        if not client.runs:
+            return
+        add, slot = self._counters.add, self._counters.slot
+        add(slot("messages_out"))
+        add(slot("bytes_out"), client.size)
+        self._send(client.route, client.frame())
+
+    def _send(self, route: bytes, frame: bytes) -> None:
+        try:
+            if not self._clients.send((route, frame)):
+                self._lose(route)  # 10,000 messages behind, although credit bounds its data
+        except zmq.ZMQError:  # EHOSTUNREACH: the connection is gone
+            self._lose(route)
+
+    # the clients
+
+    def _on_clients(self, messages: list[Message]) -> None:
+        for parts in messages:
+            route = parts[0]
+            if len(parts) != 2:
+                self._bad(route, Code.BAD_MESSAGE, f"{len(parts) - 1} parts, expected 1")
+                continue
+            try:
+                frame = protocol.decode_client(parts[1])
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+                self._bad(route, *_why_bad(parts[1], error))
+                continue
+            self._on_frame(route, frame)
+        self._ended()
+        self._flush()
+
+    def _on_frame(self, route: bytes, frame: protocol.ClientFrame) -> None:
+        client = self._sessions.clients.get(route)
+        if isinstance(frame, protocol.Hello):
+            self._hello(route, frame)
+            return
+        if client is None:
+            self._bad(route, Code.HELLO_FIRST, "the first frame of a connection must be HELLO")
+            return
+        client.heard = self._loop.time()
+        handle = getattr(frame, "handle", -1)
+        try:
+            self._dispatch(client, frame)
+        except RequestError as error:
+            self._counters.add(self._counters.slot("refused"))
+            self._refuse(route, handle, error.code, error.message, **error.detail)
+
+    def _dispatch(self, client: Client, frame: protocol.ClientFrame) -> None:
+        match frame:
+            case protocol.Credit(grants):
+                for handle, processed in grants:
+                    self._credit(client, handle, processed)
+            case protocol.Open():
+                self._open(client, frame)
+            case protocol.Attach():
+                self._attach(client, frame)
+            case protocol.Cancel(stream):
+                self._cancel(self._find(stream))
+            case protocol.Detach(handle):
+                self._unsubscribe(client, handle)
+            case protocol.Ping(nonce):
+                self._send(client.route, protocol.encode(protocol.Pong(nonce)))
+            case protocol.Status(request):
+                result = protocol.Result(request, self._status())
+                self._send(client.route, protocol.encode(result))
+
+    def _hello(self, route: bytes, frame: protocol.Hello) -> None:
+        if frame.version != protocol.VERSION:
+            text = f"version {frame.version} is not spoken here, {protocol.VERSION} is"
+            self._bad(route, Code.UNSUPPORTED_VERSION, text)
+            return
+        clients, limit = self._sessions.clients, self._config.limits.max_clients
+        if route not in clients and len(clients) >= limit:
+            text = f"{limit} clients are connected (limits.max_clients)"
+            self._bad(route, Code.TOO_MANY_CLIENTS, text)
+            return
+        if route not in clients:
+            clients[route] = Client(route, frame.name[:64], frame.pid)
+        clients[route].heard = self._loop.time()
+        welcome = protocol.Welcome(protocol.VERSION, _version(), self._daemon, protocol.HEARTBEAT_S)
+        self._send(route, protocol.encode(welcome))
+
+    def _open(self, client: Client, frame: protocol.Open) -> None:
+        if frame.handle in client.subscriptions:
+            raise RequestError(Code.DUPLICATE_REQUEST, f"handle {frame.handle} is in use")
+        live = sum(not stream.terminal for stream in self._sessions.streams.values())
+        if live >= (limit := self._config.limits.max_streams):
+            raise RequestError(
+                Code.TOO_MANY_STREAMS, f"{limit} streams are live (limits.max_streams)"
+            )
+        process = self._slot % self._config.processes.providers
+        provider, model = self._resolve(frame.request, process)
+        self._slot += 1
+        stream = Stream(
+            self._slot,
+            secrets.token_bytes(protocol.ID_BYTES),
+            provider,
+            model,
+            process,
+            self._slot % len(self._lines),
+            Window(self._config.credit.window_bytes),
+        )
+        start = commands.Start(
+            stream.slot, stream.id, stream.worker, provider, model, frame.request,
+            stream.window.limit,
+        )  # fmt: skip
+        if not self._command(process, start):
+            raise RequestError(Code.INTERRUPTED, "the provider process is being restarted")
+        self._sessions.add(stream)
+        self._counters.add(self._counters.slot("streams"))
+        self._reply_opened(client, frame.handle, stream)
+        window = frame.window or self._config.credit.client_window_bytes
+        self._sessions.subscribe(client, frame.handle, stream, -1, window)
+
+    def _resolve(self, request: msgspec.Raw, process: int) -> tuple[str, str]:
+        """Return provider and model of a request's `model`, or say what is wrong with it."""
+        try:
+            named = _decode_named(request).model
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise RequestError(Code.BAD_REQUEST, f"request: {error}") from None
+        provider, slash, model = named.partition("/")
+        known = self._config.providers
+        if not slash or not model:
+            raise refuse("model", f"{named[:80]!r} is not PROVIDER/model")
+        if provider not in known:
+            raise RequestError(
+                Code.UNKNOWN_PROVIDER,
+                f"no provider {provider[:40]!r}; known are {', '.join(sorted(known))}",
+                known=sorted(known),
+            )
+        ready = self._providers.get(process)
+        if ready is None:
+            raise RequestError(Code.INTERRUPTED, "the provider process is not ready yet")
+        if provider in ready.disabled:
+            raise RequestError(
+                Code.PROVIDER_DISABLED, f"provider {provider}: {ready.disabled[provider]}"
+            )
+        return provider, model
+
+    def _reply_opened(self, client: Client, handle: int, stream: Stream) -> None:
+        opened = protocol.Opened(handle, stream.id, stream.provider, stream.model)
+        self._send(client.route, protocol.encode(opened))
+
+    def _attach(self, client: Client, frame: protocol.Attach) -> None:
+        stream = self._find(frame.stream)
+        window = frame.window or self._config.credit.client_window_bytes
+        self._reply_opened(client, frame.handle, stream)
+        self._sessions.subscribe(client, frame.handle, stream, frame.after, window)
+        if (lease := self._leases.pop(stream.slot, None)) is not None:
+            lease.cancel()
+
+    def _find(self, stream_id: bytes) -> Stream:
+        stream = self._sessions.by_id.get(stream_id)
+        if stream is None:
+            raise RequestError(Code.UNKNOWN_STREAM, "no such stream, or it left the log")
+        return stream
+
+    def _credit(self, client: Client, handle: int, processed: int) -> None:
+        stream = self._sessions.credit(client, handle, processed)
+        if stream is not None:
+            self._grant(stream)
+
+    def _grant(self, stream: Stream) -> None:
+        self._command(stream.process, commands.Grant([(stream.slot, stream.window.limit)]))
+
+    def _cancel(self, stream: Stream) -> None:
+        if not stream.terminal:
+            self._command(stream.process, commands.Stop(stream.slot, True))
+
+    def _unsubscribe(self, client: Client, handle: int) -> None:
+        stream = self._sessions.unsubscribe(client, handle)
+        if stream is not None and stream.slot in self._sessions.streams:
+            self._lease(stream)
+
+    def _lease(self, stream: Stream) -> None:
+        """Nobody reads a stream any more: keep it for a while, then end it."""
+        self._leases[stream.slot] = self._loop.call_later(
+            self._config.credit.lease_s, self._lease_over, stream
+        )
+
+    def _lease_over(self, stream: Stream) -> None:
+        self._leases.pop(stream.slot, None)
+        self._cancel(stream)
+        self._sessions.abandon(stream)
+
+    def _lose(self, route: bytes) -> None:
+        """A client is gone: its streams go on until their leases end."""
+        client = self._sessions.clients.pop(route, None)
+        self._sessions.dirty.pop(route, None)
+        if client is not None:
+            for handle in list(client.subscriptions):
+                self._unsubscribe(client, handle)
+
+    def _bad(self, route: bytes, code: str, message: str) -> None:
+        self._counters.add(self._counters.slot("bad_messages"))
+        self._refuse(route, -1, code, message)
+
+    def _refuse(self, route: bytes, handle: int, code: str, message: str, **detail: Any) -> None:
+        self._send(route, protocol.encode(Refused(handle, code, message, detail)))
+
+    def _status(self) -> dict[str, Any]:
+        """What `ringcast status` and `ringcast ps` show of streams and counters."""
+        streams = [
+            {
+                "id": stream.id.hex(),
+                "provider": stream.provider,
+                "model": stream.model,
+                "state": stream.state,
+                "seq": stream.end - 1,
+                "readers": len(stream.subscriptions),
+            }
+            for stream in self._sessions.streams.values()
+        ]
+        return {
+            "daemon": self._daemon,
+            "version": _version(),
+            "uptime_s": round(time.monotonic() - self._started, 3),
+            "clients": len(self._sessions.clients),
+            "streams": streams,
+            "providers": {
+                name: next(
+                    (r.disabled[name] for r in self._providers.values() if name in r.disabled),
+                    "ready",
+                )
+                for name in self._config.providers
+            },
+            "counters": counters.read(self._page.memory),
+        }
+
+    # the provider processes
+
+    def _command(self, process: int, command: commands.Command) -> bool:
+        try:
+            return self._control.send((b"p%d" % process, commands.encode(command)))
+        except zmq.ZMQError:  # EHOSTUNREACH: it is being restarted, and will say so
+            return False
+
+    def _on_reports(self, messages: list[Message]) -> None:
+        for parts in messages:
+            match commands.decode_report(parts[-1]):
+                case commands.Ready(index, epoch) as report:
+                    before = self._providers.get(index)
+                    self._providers[index] = report
+                    if before is not None and before.epoch != epoch:
+                        self._provider_lost(index)
+                case commands.Gone():
+                    pass
+
+    def _provider_lost(self, index: int) -> None:
+        text = "the provider process died; its connections could not be kept"
+        for stream in list(self._sessions.streams.values()):
+            if stream.process == index and not stream.terminal:
+                self._fail(stream, Code.INTERRUPTED, text)
+
+    # housekeeping
+
+    def _on_zap(self, messages: list[Message]) -> None:
+        """Let only our own uid in (RFC 27; on ipc the address is `localhost:uid:gid:pid`)."""
+        for parts in messages:
+            delimiter = parts.index(b"")
+            version, request, _, address = parts[delimiter + 1 : delimiter + 5]
+            fields = address.decode("ascii", "replace").split(":")
+            ours = len(fields) != 4 or fields[1] == str(os.getuid())
+            status = (b"200", b"OK") if ours else (b"400", b"another user's process")
+            self._zap.send([*parts[: delimiter + 1], version, request, *status, b"", b""])
+
+    async def _tick(self) -> None:
+        slots = {name: self._counters.slot(name) for name in counters.NAMES["broker"]}
+        while True:
+            busy = any(not stream.terminal for stream in self._sessions.streams.values())
+            await asyncio.sleep(TICK_S if busy else IDLE_TICK_S)
+            now = self._loop.time()
+            for number, reader in enumerate(self._readers):
+                if reader.pending:
+                    self._drain(number)
+            silence = now - protocol.HEARTBEAT_S * SILENCE
+            for client in list(self._sessions.clients.values()):
+                if client.heard < silence:
+                    self._lose(client.route)
+            self._counters.beat(time.monotonic_ns())
+            self._counters.set(slots["clients"], len(self._sessions.clients))
+            self._counters.set(slots["tokens_in"], self._sessions.tokens)
+            moved = sum(log.moved for log in self._sessions.logs)
+            self._counters.set(slots["log_moved"], moved)
+
+    def close(self) -> None:
+        """End every live stream with `shutting_down` and close the sockets."""
+        for stream in list(self._sessions.streams.values()):
+            if not stream.terminal:
+                error = Error(Code.SHUTTING_DOWN, "the daemon is shutting down", retryable=True)
+                self._sessions.fail(stream, error)
+        self._flush()
+        self._ticker.cancel()
+        for socket in (self._clients, self._control, self._zap):
+            socket.close()
+        self._context.term()
+
+
+def _bound(
+    context: zmq.Context[zmq.Socket[bytes]], path: Path, **options: object
+) -> zmq.Socket[bytes]:
+    """Return a ROUTER bound to a socket that only we may open; the run directory is locked."""
+    path.unlink(missing_ok=True)
+    router = make(context, zmq.ROUTER, router_mandatory=1, zap_domain=b"ringcast", **options)
+    mask = os.umask(0o177)
+    try:
+        router.bind(f"ipc://{path}")
+    finally:
+        os.umask(mask)
+    return router
+
+
+def _zap_socket(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
+    router: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+    router.linger = 0
+    router.bind("inproc://zeromq.zap.01")
+    return router
+
+
+def _why_bad(data: bytes, error: Exception) -> tuple[str, str]:
+    """Tell a frame of an unknown type from a broken one."""
+    known = {type_.__struct_config__.tag for type_ in protocol.ClientFrame.__args__}
+    try:
+        tag = protocol.tag_of(data)[0]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, IndexError):
+        return Code.BAD_MESSAGE, "the frame is not a msgpack array with a name"
+    if isinstance(tag, str) and tag not in known:
+        return Code.UNKNOWN_TYPE, f"no frame is called {tag[:40]!r}"
+    return Code.BAD_MESSAGE, str(error)[:200]
+
+
+def _version() -> str:
+    from ringcast import __version__
+
+    return __version__
