@@ -1,8 +1,4 @@
-"""The first lines of every child: die with the parent, take no signal by default.
-
-The fork server is a child's parent; it ends when the supervisor does, and PDEATHSIG then
-ends the child. On systems without prctl the parent's sentinel alone does (`parent_fd`).
-"""
+"""The first lines of every child: die with the parent, take no signal by default."""
 
 from __future__ import annotations
 
@@ -25,12 +21,13 @@ def enter(name: str) -> None:
     SIGINT belongs to the supervisor (a terminal sends it to the whole group), SIGHUP is
     ignored, SIGUSR1 prints all stacks, and no core file will ever hold a key.
     """
+    signal.set_wakeup_fd(-1)  # the supervisor's, inherited by the fork
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
     parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():  # it died before PDEATHSIG was set
+    if parent is None or os.getppid() != parent.pid:  # it died before PDEATHSIG was set
         os._exit(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -38,10 +35,14 @@ def enter(name: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def parent_fd() -> int | None:
-    """Return a descriptor that becomes readable when the supervisor is gone."""
+def parent_fd() -> int:
+    """Return a descriptor that becomes readable when the supervisor is gone.
+
+    The only way to know it on systems without PDEATHSIG.
+    """
     parent = multiprocessing.parent_process()
-    return None if parent is None else int(parent.sentinel)
+    assert parent is not None
+    return int(parent.sentinel)
 
 
 def start_time(pid: int) -> int:

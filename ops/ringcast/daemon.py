@@ -1,34 +1,69 @@
-"""The daemon: run directory, lock and supervisor put together, and nothing else."""
+"""The daemon: run directory, lock and supervisor put together, and nothing else.
+
+`serve` replaces the process it is called in by `python -m ringcast.daemon`, which has
+neither the keys in its environment nor the command line's modules in its memory.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 from pathlib import Path
+from typing import NoReturn
 
-from ringcast import child, rundir
-from ringcast.config import Config
+from ringcast import child, config, keyring, rundir
+from ringcast.errors import RingcastError
 from ringcast.shm import segment
 from ringcast.supervisor import Supervisor
 
 
-def serve(config: Config, run_dir: Path, *, parent_pid: int = 0) -> None:
-    """Serve in the foreground until SIGTERM or SIGINT.
+def serve(config_path: Path | None, run_dir: Path, *, parent_pid: int = 0) -> NoReturn:
+    """Become the daemon, in the foreground, until SIGTERM or SIGINT.
 
-    Raises `RunDirError`, `AlreadyRunning` or `StartupError`. Keys that the configuration
-    names by variable leave this process's environment before any child is started.
+    Raises `ConfigError`, `RunDirError` and `AlreadyRunning` while that can still be told.
     """
+    tree = config.load(config_path)
     rundir.prepare(run_dir)
+    rundir.refuse_second(run_dir)
+    arguments = [sys.executable, "-P", "-m", "ringcast.daemon", "--run-dir", str(run_dir)]
+    if config_path is not None:
+        arguments += ["--config", str(config_path)]
+    arguments += ["--parent-pid", str(parent_pid)]
+    arguments += ["--keys-fd", str(keyring.pack(tree, os.environ))]
+    os.execve(sys.executable, arguments, keyring.without(tree, os.environ))
+
+
+def main() -> None:
+    """Run as `python -m ringcast.daemon`; errors are one line and an exit status."""
+    parser = argparse.ArgumentParser(prog="ringcast.daemon")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--parent-pid", type=int, default=0)
+    parser.add_argument("--keys-fd", type=int, required=True)
+    asked = parser.parse_args()
+    try:
+        _run(asked.config, asked.run_dir, asked.keys_fd, asked.parent_pid)
+    except RingcastError as error:
+        print(f"ringcast: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _run(config_path: Path | None, run_dir: Path, keys_fd: int, parent_pid: int) -> None:
+    os.set_inheritable(keys_fd, False)
+    tree = config.load(config_path)
+    rundir.verify(run_dir)
     lock = rundir.Lock(run_dir)
     try:
         _sweep(run_dir)
-        supervisor = Supervisor(
-            config,
+        Supervisor(
+            tree,
             run_dir,
-            _take_keys(config),
+            keys_fd,
+            private=[lock.fd],
             on_change=lambda state: rundir.write(run_dir, state),
             parent_pid=parent_pid,
-        )
-        supervisor.run()
+        ).run()
     finally:
         lock.release()
 
@@ -43,11 +78,5 @@ def _sweep(run_dir: Path) -> None:
         (run_dir / name).unlink(missing_ok=True)
 
 
-def _take_keys(config: Config) -> dict[str, str]:
-    """Move the key variables from the environment into a dict for the provider processes."""
-    taken: dict[str, str] = {}
-    for provider in config.providers.values():
-        name = provider.key.env if provider.key else None
-        if name and name in os.environ:
-            taken[name] = os.environ.pop(name)
-    return taken
+if __name__ == "__main__":
+    main()

@@ -1,37 +1,27 @@
-"""What the fork server imports before it forks: imports only, no context, loop or thread.
+"""Everything the children need, imported once in the supervisor before it forks them.
 
-A child forked from it starts in milliseconds and shares these modules' pages. Freezing the
-heap keeps the collector from touching, and thereby copying, them.
+Imports only: no ZeroMQ context, no event loop, no thread may exist before a fork. A child
+then starts in milliseconds and shares these modules' pages; freezing the heap keeps the
+collector from touching, and thereby copying, them.
 """
 
-import asyncio
-import ctypes
+from __future__ import annotations
+
 import gc
-import multiprocessing.connection
-import ssl
+import sys
+from typing import Any
 
-import httptools
-import httpx
-import msgspec
-import uvloop
-import zmq
+# httpx imports its command line, and with it rich and pygments, if click is there: 5 MB.
+_modules: dict[str, Any] = sys.modules
+_modules["httpx._main"] = None
 
-import ringcast.broker.process
-import ringcast.providers.process
-import ringcast.workers.process
+import ringcast.broker.process  # noqa: E402
+import ringcast.providers.process  # noqa: E402
+import ringcast.workers.process  # noqa: E402
 
-__all__ = [
-    "asyncio",
-    "ctypes",
-    "httptools",
-    "httpx",
-    "msgspec",
-    "multiprocessing",
-    "ringcast",
-    "ssl",
-    "uvloop",
-    "zmq",
-]
+broker = ringcast.broker.process.run
+provider = ringcast.providers.process.run
+worker = ringcast.workers.process.run
 
 gc.collect()
 gc.freeze()

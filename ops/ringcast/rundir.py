@@ -99,22 +99,30 @@ class Lock:
     def __init__(self, path: Path) -> None:
         """Take the lock. Raises `AlreadyRunning` with the holder's pid."""
         self._path = path
-        self._fd = os.open(
-            path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-        )
+        self.fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(self._fd)
-            holder = read(path)
-            who = f" (pid {holder.pid})" if holder else ""
-            raise AlreadyRunning(f"a daemon{who} already serves {path}") from None
+            os.close(self.fd)
+            raise _taken(path) from None
 
     def release(self) -> None:
         """Give the directory back; everything the daemon put there goes, the lock last."""
         for name in (*SOCKETS, STATE, LOCK):
             (self._path / name).unlink(missing_ok=True)
-        os.close(self._fd)
+        os.close(self.fd)
+
+
+def _taken(path: Path) -> AlreadyRunning:
+    holder = read(path)
+    who = f" (pid {holder.pid})" if holder else ""
+    return AlreadyRunning(f"a daemon{who} already serves {path}")
+
+
+def refuse_second(path: Path) -> None:
+    """Raise `AlreadyRunning` if a live daemon holds the directory."""
+    if locked(path):
+        raise _taken(path)
 
 
 def locked(path: Path) -> bool:

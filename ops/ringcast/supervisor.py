@@ -1,9 +1,10 @@
 """The supervisor: it alone creates segments and starts, watches and stops processes.
 
-Children come from a fork server that has imported everything and done nothing else, so a
-worker is ready within milliseconds. A child that dies is replaced; after too many deaths
-within a while (`processes.restarts` in `processes.restart_window_s`) the daemon gives up,
-which is an error with an exit status and not a loop.
+It is its own fork server: it imports everything its children need and never makes a thread,
+a loop or a ZeroMQ context, so a fork of it is safe and a worker is ready within
+milliseconds. (A fork server beside it and Python's resource tracker would cost 21 MB more.)
+A child that dies is replaced; after too many deaths within a while (`processes.restarts` in
+`processes.restart_window_s`) the daemon gives up, which is an error and not a loop.
 
 When a worker or a provider process dies, its successor attaches to the same rings and tells
 the broker so. When the broker dies everything is stopped and started afresh.
@@ -13,21 +14,22 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import select
 import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from ringcast import child, rundir
+from ringcast import child, keyring, preload, rundir
 from ringcast.config import Config
 from ringcast.errors import StartupError
 from ringcast.rundir import ProcessState, State
@@ -35,6 +37,7 @@ from ringcast.shm import counters, segment
 from ringcast.shm.wiring import Wiring
 
 CRASH_PAUSE_S: Final = 0.05
+DESCRIPTORS: Final = 16384
 
 
 class Child(msgspec.Struct, dict=True):
@@ -42,7 +45,7 @@ class Child(msgspec.Struct, dict=True):
 
     role: str
     index: int
-    process: ForkServerProcess
+    process: ForkProcess
     fd: int
     state: ProcessState
 
@@ -54,22 +57,23 @@ class Supervisor:
         self,
         config: Config,
         run_dir: Path,
-        environment: Mapping[str, str],
+        keys_fd: int,
         *,
+        private: Sequence[int],
         on_change: Callable[[State], None],
         parent_pid: int = 0,
     ) -> None:
-        """`environment` holds the key variables; `on_change` is told what runs.
+        """`keys_fd` is for provider processes (see `keyring`), `private` for no child.
 
-        With `parent_pid` the daemon ends when that process does.
+        `on_change` is told what runs. With `parent_pid` the daemon ends when that does.
         """
         self._config = config
         self._run_dir = run_dir
-        self._environment = dict(environment)
+        self._keys_fd = keys_fd
+        self._private = list(private)
         self._on_change = on_change
         self._parent_pid = parent_pid
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["ringcast.preload"])
+        self._context = multiprocessing.get_context("fork")
         self._children: dict[int, Child] = {}
         self._poll = select.poll()
         self._deaths: deque[float] = deque()
@@ -84,12 +88,16 @@ class Supervisor:
 
     def run(self) -> None:
         """Start everything, watch it, and clean up. Raises `StartupError` on giving up."""
-        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_read, False)
+        os.set_blocking(wake_write, False)
+        self._private += [wake_read, wake_write]
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._poll.register(wake_read, select.POLLIN)
+        _allow_descriptors()
         try:
             self._start_all()
             self._watch(wake_read)
@@ -110,6 +118,8 @@ class Supervisor:
         )
         self._segments = self._wiring.create(self._state.pid, self._state.start_time)
         self._state.segments = [one.name for one in self._segments]
+        for ring in self._segments[1:]:  # no child inherits a mapping that it did not make
+            ring.close()
         self._changed()
         number = self._wiring.block("supervisor", 0)
         self._block = counters.Block(
@@ -126,8 +136,11 @@ class Supervisor:
     def _start(self, role: str, index: int, restarts: int = 0) -> None:
         """Start a process and wait for its READY. Raises `StartupError` if none comes."""
         reading, writing = self._context.Pipe(duplex=False)
-        target, arguments = self._target(role, index, writing)
-        process = self._context.Process(target=target, args=arguments, name=f"{role}-{index}")
+        process = self._context.Process(
+            target=self._child, args=(role, index, writing), name=f"{role}-{index}"
+        )
+        sys.stdout.flush()
+        sys.stderr.flush()
         began = time.monotonic()
         process.start()
         writing.close()
@@ -154,16 +167,19 @@ class Supervisor:
         self._poll.register(fd, select.POLLIN)
         self._changed()
 
-    def _target(
-        self, role: str, index: int, ready: Connection
-    ) -> tuple[Callable[..., None], tuple[Any, ...]]:
-        # Imported by name in the child; importing them here would cost the supervisor 20 MB.
-        config, run_dir = self._config, self._run_dir
+    def _child(self, role: str, index: int, ready: Connection) -> None:
+        """Be a child: close what is not its own, then run its role (after the fork)."""
+        for fd in (*self._private, *(one.fd for one in self._children.values())):
+            os.close(fd)
+        if role != "provider":
+            os.close(self._keys_fd)
         if role == "broker":
-            return _broker, (self._wiring, config, run_dir, ready)
-        if role == "worker":
-            return _worker, (self._wiring, index, ready)
-        return _provider, (self._wiring, index, config, run_dir, self._environment, ready)
+            preload.broker(self._wiring, self._config, self._run_dir, ready)
+        elif role == "worker":
+            preload.worker(self._wiring, index, ready)
+        else:
+            keys = keyring.unpack(self._keys_fd)
+            preload.provider(self._wiring, index, self._config, self._run_dir, keys, ready)
 
     def _watch(self, wake: int) -> None:
         while not self._stopping:
@@ -248,9 +264,9 @@ class Supervisor:
         if not self._segments:
             return
         self._block.close()
+        self._segments[0].close()
         for one in self._segments:
-            one.close()
-            one.unlink()
+            segment.remove(one.name)
         self._segments = []
         self._wiring.close()
 
@@ -259,25 +275,15 @@ class Supervisor:
         self._on_change(self._state)
 
 
-def _broker(*arguments: Any) -> None:
-    from ringcast.broker import process
-
-    process.run(*arguments)
-
-
-def _worker(*arguments: Any) -> None:
-    from ringcast.workers import process
-
-    process.run(*arguments)
+def _allow_descriptors() -> None:
+    """Raise the soft limit: many systems grant 1,024, and each stream has a socket."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _provider(*arguments: Any) -> None:
-    from ringcast.providers import process
-
-    process.run(*arguments)
-
-
-def _death_fd(process: ForkServerProcess) -> int:
+def _death_fd(process: ForkProcess) -> int:
     """Return a descriptor that becomes readable when the process ends: a pidfd on Linux."""
     if hasattr(os, "pidfd_open"):
         with suppress(ProcessLookupError):

@@ -1,0 +1,1 @@
+"""The replay upstream: recorded answers served over HTTP as their providers would."""
