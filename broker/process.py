@@ -60,8 +60,7 @@ async def _main(wiring: Wiring, config: Config, run_dir: Path, ready: Connection
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    if (parent := child.parent_fd()) is not None:
-        loop.add_reader(parent, os._exit, 0)
+    loop.add_reader(child.parent_fd(), os._exit, 0)
     process = Process(wiring, config, run_dir)
     ready.send("ready")
     ready.close()

@@ -65,8 +65,7 @@ async def _main(
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    if (parent := child.parent_fd()) is not None:
-        loop.add_reader(parent, os._exit, 0)
+    loop.add_reader(child.parent_fd(), os._exit, 0)
     process = Process(wiring, index, config, environment)
     process.connect(run_dir)
     ready.send("ready")

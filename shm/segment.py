@@ -1,9 +1,10 @@
 """Shared-memory segments: created and unlinked by their owner, attached by everybody else.
 
-Creating goes through `multiprocessing.shared_memory`. Attaching does not: before Python
-3.13 the attacher's resource tracker unlinks the segment when the attacher exits. Pages
-are allocated before use, because a segment larger than the free shared memory can be
-created and then kills its user with SIGBUS (R15).
+They are made with the C half of `multiprocessing.shared_memory`. Its Python half would tell
+a resource tracker: a process of 7 MB that, before Python 3.13, also unlinks a segment when
+some other process that attached to it exits. What a killed owner leaves is removed by the
+next start instead. Pages are allocated before use, because a segment larger than the free
+shared memory can be created and then kills its user with SIGBUS (R15).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import mmap
 import os
 import secrets
 import stat
-from multiprocessing import shared_memory
 from pathlib import Path
 from typing import Final
 
@@ -35,12 +35,11 @@ def family() -> str:
 class Segment:
     """A mapped segment. `memory` is the whole of it."""
 
-    def __init__(self, name: str, mapping: mmap.mmap | shared_memory.SharedMemory) -> None:
+    def __init__(self, name: str, mapping: mmap.mmap) -> None:
         """Wrap a mapping; use `create` or `attach`."""
         self.name = name
         self._mapping = mapping
-        buffer = mapping.buf if isinstance(mapping, shared_memory.SharedMemory) else mapping
-        self.memory = memoryview(buffer)  # type: ignore[arg-type]
+        self.memory = memoryview(mapping)
 
     def close(self) -> None:
         """Unmap. Close readers and writers first and drop the records they returned.
@@ -53,11 +52,6 @@ class Segment:
         except BufferError:
             raise BufferError(f"segment {self.name}: views into it are still alive") from None
 
-    def unlink(self) -> None:
-        """Remove the name; only the creator may."""
-        if isinstance(self._mapping, shared_memory.SharedMemory):
-            self._mapping.unlink()
-
 
 def create(name: str, size: int, *, setting: str) -> Segment:
     """Create a segment of `size` bytes, mode 0600, with all its pages.
@@ -65,12 +59,13 @@ def create(name: str, size: int, *, setting: str) -> Segment:
     Raises `StartupError` naming the need, what is free and `setting` if there is no room,
     `FileExistsError` if the name is taken: what exists is never opened.
     """
-    shm = shared_memory.SharedMemory(name, create=True, size=size)
+    fd = _posixshmem.shm_open("/" + name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode=0o600)
     try:
-        os.posix_fallocate(_fd(shm), 0, size)
+        os.ftruncate(fd, size)
+        os.posix_fallocate(fd, 0, size)
+        return Segment(name, mmap.mmap(fd, size))
     except OSError as error:
-        shm.close()
-        shm.unlink()
+        remove(name)
         if error.errno not in (errno.ENOSPC, errno.ENOMEM):
             raise
         raise StartupError(
@@ -78,12 +73,8 @@ def create(name: str, size: int, *, setting: str) -> Segment:
             f"{_free() >> 10} KiB are free; lower {setting} or enlarge {DIRECTORY} "
             f"(docker: --shm-size)"
         ) from None
-    return Segment(name, shm)
-
-
-def _fd(shm: shared_memory.SharedMemory) -> int:
-    fd: int = shm._fd  # type: ignore[attr-defined]  # the only way to allocate its pages
-    return fd
+    finally:
+        os.close(fd)
 
 
 def _free() -> int:
@@ -120,7 +111,7 @@ def _check(name: str, info: os.stat_result) -> None:
 
 
 def remove(name: str) -> bool:
-    """Unlink a dead owner's segment by name; return whether there was one."""
+    """Unlink a segment by name, which only its owner may; return whether there was one."""
     try:
         _posixshmem.shm_unlink("/" + name)
     except FileNotFoundError:

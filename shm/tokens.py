@@ -180,3 +180,16 @@ Terminal: TypeAlias = Done | Error
 
 encoder = msgspec.msgpack.Encoder()
 decoder: msgspec.msgpack.Decoder[list[StreamToken]] = msgspec.msgpack.Decoder(list[StreamToken])
+
+
+def describe(token: StreamToken) -> dict[str, Any]:
+    """Return a token as a plain map for JSON: `{"token": "text", "content": "hi"}`.
+
+    Fields that hold their default are left out.
+    """
+    plain: dict[str, Any] = {"token": token.__struct_config__.tag}
+    for field in msgspec.structs.fields(token):
+        value = getattr(token, field.name)
+        if field.required or value != field.default:
+            plain[field.name] = msgspec.to_builtins(value)
+    return plain

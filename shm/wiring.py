@@ -41,7 +41,7 @@ class Wiring:
         self.counters = f"{family}-0"
 
     def create(self, pid: int, start_time: int) -> list[segment.Segment]:
-        """Create all segments; the caller unlinks them.
+        """Create all segments; the caller removes them.
 
         Raises `StartupError` when shared memory is full, leaving nothing behind.
         """
@@ -62,7 +62,7 @@ class Wiring:
         except (StartupError, OSError):
             for one in made:
                 one.close()
-                one.unlink()
+                segment.remove(one.name)
             raise
         return made
 

@@ -41,12 +41,12 @@ def run(wiring: Wiring, index: int, ready: Connection) -> None:
         poll.register(line.bell.fileno(), select.POLLIN)
     poll.register(outward.room.fileno(), select.POLLIN)
     parent = child.parent_fd()
-    if parent is not None:
-        poll.register(parent, select.POLLIN)
+    poll.register(parent, select.POLLIN)
     ready.send("ready")
     ready.close()
     while not stopping:
         now = time.monotonic_ns()
+        block.beat(now)
         worked = stage.step(now)
         if stage.ring_out:
             stage.ring_out = False
@@ -55,7 +55,6 @@ def run(wiring: Wiring, index: int, ready: Connection) -> None:
             lines[stage.freed.pop()].room.ring()
         if worked and not stage.blocked:
             continue
-        block.beat(now)
         if stage.blocked:
             asleep = out.wait()
         else:
