@@ -179,7 +179,13 @@ class Client:
         rundir.running(self.run_dir)
         self._loop = asyncio.get_running_loop()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
-        dealer = make(self._context, zmq.DEALER, routing_id=b"c" + os.urandom(15), reconnect_ivl=20)
+        dealer = make(
+            self._context,
+            zmq.DEALER,
+            routing_id=b"c" + os.urandom(15),
+            reconnect_ivl=20,
+            sndhwm=0,  # what the caller asks for is never dropped
+        )
         dealer.connect(f"ipc://{self.run_dir / rundir.CLIENT_SOCKET}")
         self._socket = Socket(dealer, self._on_messages)
         self._welcome: asyncio.Future[None] = self._loop.create_future()

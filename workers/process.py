@@ -36,12 +36,12 @@ def run(wiring: Wiring, index: int, ready: Connection) -> None:
     out = Writer(segment.attach(outward.name).memory)
     block = counters.Block(page.memory, wiring.block("worker", index), "worker", pid=os.getpid())
     stage = Stage(ins, out, block, block.starts)
-    poll = select.poll()
-    for line in lines:
-        poll.register(line.bell.fileno(), select.POLLIN)
-    poll.register(outward.room.fileno(), select.POLLIN)
     parent = child.parent_fd()
-    poll.register(parent, select.POLLIN)
+    bells = {line.bell.fileno(): line.bell for line in lines}
+    bells[outward.room.fileno()] = outward.room
+    poll = select.poll()
+    for fd in (parent, *bells):
+        poll.register(fd, select.POLLIN)
     ready.send("ready")
     ready.close()
     while not stopping:
@@ -55,16 +55,10 @@ def run(wiring: Wiring, index: int, ready: Connection) -> None:
             lines[stage.freed.pop()].room.ring()
         if worked and not stage.blocked:
             continue
-        if stage.blocked:
-            asleep = out.wait()
-        else:
-            asleep = all([reader.sleep() for reader in ins])  # each must say so, hence a list
-        if asleep:
+        if out.wait() if stage.blocked else all(reader.sleep() for reader in ins):
             for fd, _ in poll.poll(SLEEP_MS):
                 if fd == parent:
                     return
+                bells[fd].clear()
         for reader in ins:
             reader.wake()
-        for line in lines:
-            line.bell.clear()
-        outward.room.clear()
