@@ -9,9 +9,7 @@ and the input is still there; killed after it, the newest checkpoints say what t
 
 from __future__ import annotations
 
-from typing import Final
-
-import msgspec
+from typing import Final, TypeAlias
 
 from ringcast.errors import Code
 from ringcast.shm import records
@@ -31,16 +29,10 @@ TEXT_CHARACTERS: Final = 8 << 10
 BATCH_TOKENS: Final = 4096
 
 
-class Pending(msgspec.Struct, gc=False):
-    """A record that waits to be appended to the out-ring."""
+_TERMINAL: Final = (Done, Error)
 
-    kind: int
-    stream: int
-    a: int
-    b: int
-    payload: bytes = b""
-    flags: int = records.WHOLE
-    count: int = 0
+# A record that waits to be appended: kind, stream, a, b, payload, flags, count.
+Pending: TypeAlias = tuple[int, int, int, int, bytes, int, int]
 
 
 class Stage:
@@ -55,9 +47,10 @@ class Stage:
         self._partial: dict[int, bytearray] = {}
         self._told: dict[int, int] = {}
         self._touched: dict[int, list[StreamToken]] = {}
-        self._pending: list[Pending] = [Pending(records.START, 0, epoch, 0)]
+        self._pending: list[Pending] = [(records.START, 0, epoch, 0, b"", records.WHOLE, 0)]
         self._done: tuple[Reader, int] | None = None
         self._dead: list[int] = []
+        self._tokens = 0
         self.blocked = False
         self.freed: list[int] = []  # in-rings whose producer waits for the room just made
         self.ring_out = False  # whether the broker has to be woken
@@ -85,25 +78,27 @@ class Stage:
         return worked
 
     def _round(self, index: int, reader: Reader, batch: list[Record], now_ns: int) -> None:
-        size = position = 0
+        size = number = position = 0
         for record in batch:
             size += len(record.payload)
+            number += 1
             position = record.end
             self._take(record, now_ns)
             if size >= ROUND_BYTES:
                 reader.rewind(position)
                 break
+        self._counters.add(self._c_records, number)
         self._counters.add(self._c_bytes, size)
         self._close_round(index, position, now_ns)
         self._done = (reader, position)
 
     def _take(self, record: Record, now_ns: int) -> None:
-        self._counters.add(self._c_records)
         kind, slot = record.kind, record.stream
         if kind == records.OPEN:
             self._streams[slot] = Stream(decode_open(record.payload).api, record.a)
             self._counters.add(self._c_streams)
-            self._pending.append(Pending(records.OPEN, slot, record.a, 0, bytes(record.payload)))
+            opened = bytes(record.payload)
+            self._pending.append((kind, slot, record.a, 0, opened, records.WHOLE, 0))
             return
         stream = self._streams.get(slot)
         if stream is None:  # its OPEN went to a worker that is gone
@@ -145,20 +140,25 @@ class Stage:
                 self._tell(slot, stream, b"\x90", 0)
             if stream.body.dirty and slot not in self._dead:
                 state = stream.body.state()
-                self._pending.append(
-                    Pending(records.CHECKPOINT, slot, stream.next_seq, position, state, count=index)
-                )
+                self._checkpoint(slot, stream.next_seq, position, state, index)
         self._touched = {}
         for slot in self._dead:
             self._counters.add(self._c_oddities, self._streams.pop(slot).body.oddities)
             self._told.pop(slot, None)
             self._partial.pop(slot, None)
         self._dead.clear()
-        self._pending.append(Pending(records.CHECKPOINT, 0, 0, position, count=index))
+        self._checkpoint(0, 0, position, b"", index)
+        self._counters.add(self._c_tokens, self._tokens)
+        self._tokens = 0
+
+    def _checkpoint(self, slot: int, number: int, position: int, state: bytes, index: int) -> None:
+        self._pending.append(
+            (records.CHECKPOINT, slot, number, position, state, records.WHOLE, index)
+        )
 
     def _say(self, slot: int, stream: Stream, tokens: list[StreamToken], now_ns: int) -> None:
-        self._counters.add(self._c_tokens, len(tokens))
-        if isinstance(tokens[-1], Done | Error):
+        self._tokens += len(tokens)
+        if isinstance(tokens[-1], _TERMINAL):
             tokens = stream.finish(tokens, now_ns)
             if isinstance(tokens[-1], Error):
                 self._counters.add(self._c_errors)
@@ -169,7 +169,7 @@ class Stage:
         payload = encoder.encode(tokens)
         count = len(tokens)
         if len(payload) <= self._out.max_payload and count <= BATCH_TOKENS:
-            last = isinstance(tokens[-1], Done | Error)
+            last = isinstance(tokens[-1], _TERMINAL)
             self._tell(slot, stream, payload, count, records.TERMINAL if last else 0)
         elif count > 1:
             self._pack(slot, stream, tokens[: count // 2])
@@ -190,7 +190,7 @@ class Stage:
             )
             self._pack(slot, stream, [Error(Code.BAD_EVENT, text)])
             return
-        flags = records.TERMINAL if isinstance(token, Done | Error) else 0
+        flags = records.TERMINAL if isinstance(token, _TERMINAL) else 0
         step = self._out.max_payload
         for start in range(0, len(payload), step):
             mark = (records.BEGIN if start == 0 else 0) | (
@@ -198,23 +198,14 @@ class Stage:
             )
             piece = payload[start : start + step]
             self._pending.append(
-                Pending(records.TOKENS, slot, stream.next_seq, stream.raw, piece, mark | flags, 1)
+                (records.TOKENS, slot, stream.next_seq, stream.raw, piece, mark | flags, 1)
             )
         stream.next_seq += 1
         self._told[slot] = stream.raw
 
     def _tell(self, slot: int, stream: Stream, payload: bytes, count: int, flags: int = 0) -> None:
-        self._pending.append(
-            Pending(
-                records.TOKENS,
-                slot,
-                stream.next_seq,
-                stream.raw,
-                payload,
-                records.WHOLE | flags,
-                count,
-            )
-        )
+        number, flags = stream.next_seq, records.WHOLE | flags
+        self._pending.append((records.TOKENS, slot, number, stream.raw, payload, flags, count))
         stream.next_seq += count
         self._told[slot] = stream.raw
 
@@ -222,8 +213,8 @@ class Stage:
         """Append and publish everything that waits, then release its input."""
         out = self._out
         append = out.append
-        for p in self._pending:
-            if not append(p.kind, p.stream, p.a, p.b, p.payload, p.flags, p.count):
+        for record in self._pending:
+            if not append(*record):
                 out.abandon()
                 self.blocked = True
                 self._counters.add(self._c_full)
