@@ -1,0 +1,180 @@
+"""What a provider says when it fails: error objects of every shape, and HTTP error answers."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from ringcast.errors import Code
+from ringcast.providers.wire.numbers import real
+from ringcast.providers.wire.printable import printable
+from ringcast.shm.tokens import Error
+
+_EMPTY: Final = (204, 205, 304)
+_BY_STATUS: Final = {
+    400: Code.BAD_REQUEST,
+    401: Code.AUTH,
+    402: Code.BILLING,
+    403: Code.AUTH,
+    404: Code.MODEL_NOT_FOUND,
+    413: Code.BAD_REQUEST,
+    422: Code.BAD_REQUEST,
+    429: Code.RATE_LIMITED,
+    503: Code.OVERLOADED,
+    529: Code.OVERLOADED,
+}
+_RETRYABLE_STATUS: Final = frozenset({408, 409, 424, 429})
+_CONTEXT: Final = (
+    "context_length_exceeded",
+    "context length",
+    "context window",
+    "prompt is too long",
+    "prompt too long",
+    "too_many_prompt_tokens",
+    "total length of all messages is too long",
+    "exceeds the available context",
+    "input is too long",
+)
+_KEY: Final = ("invalid_api_key", "incorrect api key", "api_key_invalid", "api key not valid")
+_MONEY: Final = ("insufficient_quota", "billing_hard_limit", "credit balance", "used all available")
+_PASSING: Final = (
+    "overloaded",
+    "rate_limit",
+    "server_error",
+    "api_error",
+    "timeout",
+    "unavailable",
+)
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """What an error object says, in the provider's own words; null where it says nothing."""
+
+    message: str | None = None
+    type: str | None = None
+    code: str | int | float | None = None
+
+
+def fault(payload: Any) -> Fault:
+    """The fault in an error payload of any of the shapes seen in the field; never an exception.
+
+    `{"error": {…}}` (OpenAI, Anthropic, Google, OpenRouter), `{"error": "…", "code": "…"}` (xAI,
+    Ollama), `{"message": "…"}` (AWS, old vLLM), `{"detail": …}` (FastAPI), a list of one of them.
+    """
+    if isinstance(payload, list):
+        return fault(payload[0]) if payload else Fault()
+    if not isinstance(payload, dict):
+        return Fault(None if payload is None else _text(payload))
+    error = payload.get("error")
+    if isinstance(error, dict):
+        return _from_object(error)
+    if error is not None:
+        return Fault(_text(error), _word(payload.get("type")), _code(payload.get("code")))
+    return _from_object(payload)
+
+
+def provider_error(payload: Any) -> Error:
+    """The token for an error inside a stream that had begun with status 200."""
+    said = fault(payload)
+    return Error(
+        code=Code.PROVIDER_ERROR,
+        message=printable(said.message or "the provider reported an error without a message"),
+        retryable=_is_passing(said),
+        type=said.type,
+        provider_code=said.code,
+    )
+
+
+def http_error(
+    status: int, body: bytes, *, content_type: str = "", retry_after_s: float | None = None
+) -> Error:
+    """The token for an HTTP answer that is no stream; never an exception.
+
+    `body` may be cut, empty, HTML, or JSON of any shape. 429 is `billing`, and not retryable,
+    when the quota is used up for good.
+    """
+    said = fault(_json(body))
+    code = _classified(status, said)
+    return Error(
+        code=code,
+        message=printable(said.message or _without_message(status, content_type, body)),
+        retryable=code not in (Code.BILLING, Code.AUTH) and _status_is_retryable(status),
+        status=status,
+        type=said.type,
+        provider_code=said.code,
+        retry_after_s=retry_after_s,
+    )
+
+
+def excerpt(body: bytes, limit: int = 200) -> str:
+    """The first `limit` characters of a body, white space as one space, fit for a message."""
+    return printable(b" ".join(body[: 4 * limit].split()).decode(errors="replace"), limit)
+
+
+def _classified(status: int, said: Fault) -> Code:
+    words = f"{said.message} {said.type} {said.code}".lower()
+    if status in _EMPTY:
+        return Code.EMPTY_RESPONSE
+    if 300 <= status < 400:
+        return Code.UNEXPECTED_REDIRECT
+    if status in (403, 429) and any(word in words for word in _MONEY):
+        return Code.BILLING
+    if status in (400, 413, 422):
+        if any(word in words for word in _CONTEXT):
+            return Code.CONTEXT_LENGTH
+        if any(word in words for word in _KEY):
+            return Code.AUTH
+        if any(word in words for word in _MONEY):
+            return Code.BILLING
+    return _BY_STATUS.get(status, Code.HTTP_STATUS)
+
+
+def _status_is_retryable(status: int) -> bool:
+    return status in _RETRYABLE_STATUS or 500 <= status < 600
+
+
+def _is_passing(said: Fault) -> bool:
+    if isinstance(said.code, int | float) and said.code in (408, 409, 429, 500, 502, 503, 504, 529):
+        return True
+    words = f"{said.type} {said.code}".lower()
+    return any(word in words for word in _PASSING)
+
+
+def _without_message(status: int, content_type: str, body: bytes) -> str:
+    kind = f" ({content_type})" if content_type else ""
+    return f"HTTP {status}{kind}: {excerpt(body)}" if body else f"HTTP {status}{kind}"
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _from_object(error: dict[Any, Any]) -> Fault:
+    message = next(
+        (m for key in ("message", "Message", "detail", "status_msg") if (m := error.get(key))), None
+    )
+    kind = _word(error.get("type")) or _word(error.get("status")) or _word(error.get("__type"))
+    code = error.get("code", error.get("status_code"))
+    return Fault(None if message is None else _text(message), kind, _code(code))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return "; ".join(str(item.get("msg", item)) for item in value)
+    return msgspec.json.encode(value).decode()
+
+
+def _word(value: Any) -> str | None:
+    return printable(value, 100) if isinstance(value, str) and value else None
+
+
+def _code(value: Any) -> str | int | float | None:
+    if isinstance(value, str):
+        return printable(value, 100)
+    return value if type(value) is int and abs(value) < 2**63 else real(value)

@@ -1,0 +1,123 @@
+"""Chunks of OpenAI's chat and completions streams, and the fast way to many of them.
+
+https://platform.openai.com/docs/api-reference/chat/streaming
+
+`PlainChunk` accepts a chunk that carries one piece of text and nothing else; `Chunk` accepts all,
+with `Any` where servers are sloppy: its values are for the dialect to check.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+_SEPARATOR: Final = b"}\n\ndata: {"
+_UNDECODABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, MemoryError)
+
+
+class PlainDelta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    content: str
+    role: str | None = None
+    refusal: None = None
+
+
+class PlainChoice(msgspec.Struct, gc=False):
+    delta: PlainDelta
+    index: Literal[0] = 0
+    finish_reason: None = None
+    logprobs: None = None
+
+
+class PlainText(msgspec.Struct, gc=False):
+    text: str
+    index: Literal[0] = 0
+    finish_reason: None = None
+    logprobs: None = None
+
+
+class PlainChunk(msgspec.Struct, gc=False):
+    """Every field beside the one choice that would mean something must be null or missing."""
+
+    choices: tuple[PlainChoice]
+    usage: None = None
+    error: None = None
+    x_groq: None = None
+    search_results: None = None
+    citations: None = None
+    base_resp: None = None
+
+
+class PlainCompletion(msgspec.Struct, gc=False):
+    choices: tuple[PlainText]
+    usage: None = None
+    error: None = None
+
+
+class Function(msgspec.Struct, gc=False):
+    name: Any = None
+    arguments: Any = None
+
+
+class ToolCallPiece(msgspec.Struct, gc=False):
+    index: Any = None
+    id: Any = None
+    function: Function | None = None
+
+
+class ChoiceDelta(msgspec.Struct, gc=False):
+    content: Any = None
+    refusal: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    reasoning_details: Any = None
+    tool_calls: list[ToolCallPiece] | None = None
+    function_call: Function | None = None
+    annotations: Any = None
+
+
+class Choice(msgspec.Struct, gc=False):
+    delta: ChoiceDelta | None = None
+    message: ChoiceDelta | None = None
+    text: Any = None
+    index: Any = None
+    finish_reason: Any = None
+    logprobs: Any = None
+
+
+class Chunk(msgspec.Struct, gc=False):
+    choices: list[Choice] | None = None
+    id: Any = None
+    model: Any = None
+    object: Any = None
+    usage: Any = None
+    error: Any = None
+    message: Any = None
+    type: Any = None
+    code: Any = None
+    x_groq: Any = None
+    search_results: Any = None
+    citations: Any = None
+    base_resp: Any = None
+
+
+def chunks(decoder: msgspec.json.Decoder[T], body: bytes) -> list[T] | None:
+    """The JSON objects of a block without its first `data: ` and its last blank line.
+
+    Null if not every event is exactly one line with one object that `decoder` accepts. In valid
+    JSON a `}` never comes before a line end and a `{`: with as many objects as lines, and no line
+    end elsewhere, every line is one object.
+    """
+    parts = body.split(_SEPARATOR)
+    try:
+        if len(parts) == 1:
+            return None if b"\n" in body else [decoder.decode(body)]
+        lines = b"}\n{".join(parts)
+        if lines.count(b"\n") >= len(parts):
+            return None
+        objects = decoder.decode_lines(lines)
+    except _UNDECODABLE:
+        return None
+    return objects if len(objects) == len(parts) else None

@@ -1,0 +1,70 @@
+"""Token counts, read leniently: a stream never fails because of them.
+
+Null means that the provider sent none. Counts are never negative, and never added up: within
+one stream a later count replaces the earlier one, field by field.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ringcast.providers.wire.numbers import real, whole
+from ringcast.shm.tokens import Usage
+
+
+def openai_usage(usage: dict[str, Any]) -> Usage:
+    """From a chat or completions chunk, with the dialects of DeepSeek, Perplexity, OpenRouter.
+
+    https://platform.openai.com/docs/api-reference/chat/streaming
+    """
+    prompt = _object(usage.get("prompt_tokens_details"))
+    completion = _object(usage.get("completion_tokens_details"))
+    return Usage(
+        input_tokens=_count(usage.get("prompt_tokens")),
+        output_tokens=_count(usage.get("completion_tokens")),
+        total_tokens=_count(usage.get("total_tokens")),
+        cache_read_tokens=_first(prompt.get("cached_tokens"), usage.get("prompt_cache_hit_tokens")),
+        cache_write_tokens=_count(prompt.get("cache_write_tokens")),
+        reasoning_tokens=_first(completion.get("reasoning_tokens"), usage.get("reasoning_tokens")),
+        cost=_cost(usage.get("cost")),
+    )
+
+
+def anthropic_usage(usage: dict[str, Any]) -> Usage:
+    """From message_start or message_delta; `input_tokens` excludes what was cached.
+
+    `output_tokens` includes thinking, of which the official SDKs tell no separate count.
+    https://docs.anthropic.com/en/api/messages-streaming
+    """
+    return Usage(
+        input_tokens=_count(usage.get("input_tokens")),
+        output_tokens=_count(usage.get("output_tokens")),
+        cache_read_tokens=_count(usage.get("cache_read_input_tokens")),
+        cache_write_tokens=_count(usage.get("cache_creation_input_tokens")),
+    )
+
+
+def merged(old: Usage | None, new: Usage) -> Usage:
+    """`old` overwritten by every field of `new` that is not null."""
+    if old is None:
+        return new
+    fields = Usage.__struct_fields__
+    return Usage(*(b if (b := getattr(new, f)) is not None else getattr(old, f) for f in fields))
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: Any) -> int | None:
+    number = whole(value)
+    return None if number is None else max(number, 0)
+
+
+def _first(*values: Any) -> int | None:
+    return next((n for value in values if (n := _count(value)) is not None), None)
+
+
+def _cost(value: Any) -> float | None:
+    """US dollars: a number (OpenRouter) or an object with `total_cost` (Perplexity)."""
+    return real(value["total_cost"] if isinstance(value, dict) and "total_cost" in value else value)

@@ -1,0 +1,226 @@
+"""Recorded bodies of real providers, against what the official TypeScript SDKs made of them.
+
+The recordings are no part of this repository: `RINGCAST_CORPUS` names their folder, else
+`../shared/corpus` beside it is tried. Without them these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ringcast.errors import Code
+from ringcast.providers.wire.body import Body, Ending, open_body
+from ringcast.providers.wire.sse import SseFramer, SseParser
+from ringcast.providers.wire.summary import decode, summarize
+from ringcast.shm.tokens import Error, StreamToken
+
+CORPUS = Path(os.environ.get("RINGCAST_CORPUS") or Path(__file__).parents[3] / "shared" / "corpus")
+RANDOM_CUTS = 20
+SMALL_BYTES = 100_000
+
+APIS = {
+    "openai-chat": "chat",
+    "azure-chat": "chat",
+    "openai-completions": "completions",
+    "anthropic": "messages",
+    "anthropic-vertex": "messages",
+    "anthropic-complete": "complete",
+}
+KEYS = [
+    *("text", "reasoning", "refusal", "tool_calls", "finish_reason", "signatures", "annotations"),
+    *("logprob_tokens", "usage", "choices"),
+]
+ERROR_KEYS = ["type", "code", "status", "message"]
+
+# Where ours differs on purpose: file, key, what we say, and why the SDKs say something else.
+DELIBERATE: dict[tuple[str, str], tuple[Any, str]] = {
+    ("local/llamabox-error-field.sse", "error"): (
+        {
+            "type": None,
+            "code": None,
+            "status": None,
+            "message": "failed to decode, try again, increasing context size or reducing parallel",
+        },
+        "the SDKs ignore an SSE field named `error`, and so lose that the answer is cut",
+    ),
+    ("anthropic/err-401.json", "error.message"): (
+        "invalid x-api-key",
+        "the SDK puts the whole JSON into the message",
+    ),
+    ("anthropic/err-404-model.json", "error.message"): (
+        "model: this-model-does-not-exist-12345",
+        "the SDK puts the whole JSON into the message",
+    ),
+}
+
+
+def recordings() -> list[dict[str, str]]:
+    index = CORPUS / "INDEX.tsv"
+    if not index.is_file():
+        return []
+    with index.open(newline="") as lines:
+        rows = list(csv.DictReader(lines, delimiter="\t"))
+    return [row for row in rows if row["oracle"].removeprefix("json:") in APIS]
+
+
+ROWS = recordings()
+STREAMS = [row for row in ROWS if row["file"].endswith(".sse")]
+pytestmark = pytest.mark.skipif(not ROWS, reason=f"no recordings in {CORPUS}")
+
+
+def name(row: dict[str, str]) -> str:
+    return row["file"]
+
+
+def api(row: dict[str, str]) -> str:
+    return APIS[row["oracle"].removeprefix("json:")]
+
+
+def body(row: dict[str, str]) -> bytes:
+    return (CORPUS / row["file"]).read_bytes()
+
+
+def ending(row: dict[str, str], data: bytes) -> Ending:
+    status = int(row["http_status"])
+    kind: Any = "eof" if status == 200 else "http"
+    return Ending(kind, status=status, content_type=row["content_type"], body=data)
+
+
+def cuts(data: bytes, seed: int) -> list[bytes]:
+    rng = random.Random(seed)
+    mean = rng.choice([3, 30, 300, 3000])
+    pieces, at = [], 0
+    while at < len(data):
+        size = rng.randrange(1, 2 * mean)
+        pieces.append(data[at : at + size])
+        at += size
+    return pieces
+
+
+def expected(row: dict[str, str]) -> dict[str, Any]:
+    path = CORPUS / "expected" / row["file"]
+    truth: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
+    return truth
+
+
+def error_of(truth: dict[str, Any] | None, status: int) -> dict[str, Any] | None:
+    """The SDK's error without its class, and its message without the status in front."""
+    if truth is None:
+        return None
+    return {key: truth[key] for key in ERROR_KEYS} | {
+        "message": truth["message"].removeprefix(f"{status} ")
+    }
+
+
+@pytest.mark.parametrize("row", ROWS, ids=name)
+def test_summary_is_the_sdks(row: dict[str, str]) -> None:
+    data, truth, file = body(row), expected(row), row["file"]
+    end = ending(row, data)
+    got = summarize(decode(api(row), [data] if end.kind == "eof" else [], end))
+    for key in KEYS:
+        assert got.get(key) == truth.get(key), key
+    want = error_of(truth["error"], end.status)
+    if (file, "error") in DELIBERATE:
+        want, _ = DELIBERATE[file, "error"]
+    if want is not None and (file, "error.message") in DELIBERATE:
+        want["message"], _ = DELIBERATE[file, "error.message"]
+    error = got["error"]
+    assert (error and {key: error[key] for key in ERROR_KEYS}) == want
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r["http_status"] == "200"], ids=name)
+def test_tokens_do_not_depend_on_the_cuts(row: dict[str, str]) -> None:
+    data = body(row)
+    end = ending(row, data)
+    whole = summarize(decode(api(row), [data], end))
+    ways = [cuts(data, seed) for seed in range(RANDOM_CUTS if len(data) < SMALL_BYTES else 4)]
+    ways.append(
+        [data[i : i + 1] for i in range(min(len(data), SMALL_BYTES))] + [data[SMALL_BYTES:]]
+    )
+    for seed, way in enumerate(ways):
+        assert summarize(decode(api(row), way, end)) == whole, f"cut {seed}"
+
+
+def run(row: dict[str, str], feed: Callable[[Body, bytes], list[StreamToken]]) -> list[StreamToken]:
+    """The tokens with every event as a block of its own, and again all of them in one block."""
+    data = body(row)
+    events = SseFramer()
+    decoder, tokens = open_body(api(row)), []
+    for line in data.splitlines(keepends=True):
+        if block := events.feed(line):
+            tokens += feed(decoder, block)
+    decoder_of_all, framer = open_body(api(row)), SseFramer()
+    tokens += feed(decoder_of_all, framer.feed(data))
+    return tokens
+
+
+@pytest.mark.parametrize("row", STREAMS, ids=name)
+def test_fast_paths_decode_as_the_general_one(row: dict[str, str]) -> None:
+    fast = run(row, lambda decoder, block: decoder.feed(block))
+    slow = run(row, lambda decoder, block: [] if decoder.finished else decoder._events(block))
+    assert fast == slow
+
+
+@pytest.mark.parametrize("row", STREAMS, ids=name)
+def test_hand_over_at_every_event(row: dict[str, str]) -> None:
+    data, tokens = body(row), []
+    framer, decoder = SseFramer(), open_body(api(row))
+    largest = 0
+    for line in data.splitlines(keepends=True):
+        if block := framer.feed(line):
+            state = decoder.state()
+            largest = max(largest, len(state))
+            decoder = Body.restore(api(row), state)
+            tokens += decoder.feed(block)
+    tokens += decoder.tail(framer.rest()) + decoder.end(ending(row, data))
+    assert summarize(tokens) == summarize(decode(api(row), [data]))
+    # A checkpoint is small, but for Perplexity's sources.
+    assert largest < (2048 if row["provider"] != "perplexity" else 64 << 10)
+
+
+@pytest.mark.parametrize("row", STREAMS, ids=name)
+def test_only_what_matters_makes_a_checkpoint(row: dict[str, str]) -> None:
+    """Restoring an older state is harmless as long as `dirty` was false."""
+    framer, decoder = SseFramer(), open_body(api(row))
+    state = decoder.state()
+    for line in body(row).splitlines(keepends=True):
+        block = framer.feed(line)
+        if not block:
+            continue
+        decoder = Body.restore(api(row), state)
+        decoder.feed(block)
+        if decoder.dirty:
+            state = decoder.state()
+    tokens = decoder.tail(framer.rest()) + decoder.end(ending(row, b""))
+    whole = decode(api(row), [body(row)])[-1]
+    assert not tokens or tokens[-1] == whole
+
+
+@pytest.mark.parametrize("row", STREAMS, ids=name)
+def test_every_cut_off_stream_is_an_error_or_complete(row: dict[str, str]) -> None:
+    data = body(row)
+    rng = random.Random(row["file"])
+    full = summarize(decode(api(row), [data]))
+    for _ in range(10):
+        end = rng.randrange(len(data))
+        tokens = decode(api(row), [data[:end]])
+        summary = summarize(tokens)
+        assert full["text"].startswith(summary["text"])
+        if isinstance(tokens[-1], Error) and full["error"] is None:
+            assert tokens[-1].code in (Code.STREAM_INCOMPLETE, Code.EMPTY_RESPONSE), end
+
+
+@pytest.mark.parametrize("row", STREAMS, ids=name)
+def test_the_parser_meets_nothing_unknown(row: dict[str, str]) -> None:
+    parser = SseParser()
+    parser.parse_chunk(body(row))
+    assert parser.replaced == 0
+    assert parser.unknown_fields == (row["file"] == "local/llamabox-error-field.sse")
