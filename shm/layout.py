@@ -151,7 +151,12 @@ def check(memory: memoryview) -> int:
         ready = words[W_READY]
         order()  # what was stored before `ready` is read after it
         magic, abi, capacity = words[W_MAGIC], words[W_ABI], words[W_CAPACITY]
-        released, head, tail = words[W_RELEASED], words[W_HEAD], words[W_TAIL]
+        # The other end may be at work: read its positions against the order it stores them in.
+        released = words[W_RELEASED]
+        order()
+        head = words[W_HEAD]
+        order()
+        tail = words[W_TAIL]
     if magic not in (0, MAGIC) or (ready and not magic):
         raise RingCorrupt("segment is not a ringcast ring (wrong magic)")
     if not ready:

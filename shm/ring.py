@@ -83,6 +83,7 @@ class Writer:
     def __init__(self, memory: memoryview) -> None:
         """Take the producing end over where the last producer left it (R10).
 
+        `publish` once, with nothing appended: the last one may have died before it rang.
         Raises what `layout.check` raises.
         """
         self.capacity = layout.check(memory)
@@ -242,7 +243,11 @@ class Reader:
     )
 
     def __init__(self, memory: memoryview) -> None:
-        """Take the consuming end over at `released` (R11). Raises what `layout.check` raises."""
+        """Take the consuming end over at `released` (R11).
+
+        `release(released)` once: the last one may have died before it told a producer that
+        waits. Raises what `layout.check` raises.
+        """
         self.capacity = layout.check(memory)
         self._mask = self.capacity - 1
         self._memory = memory
@@ -270,12 +275,11 @@ class Reader:
             raise RingCorrupt(f"tail {tail} is impossible at head {position}")
         order()
         memory, mask, largest = self._memory, self._mask, layout.max_payload(self.capacity)
-        last = self.capacity - HEADER
+        last = DATA + self.capacity - HEADER
         records: list[Record] = []
         append = records.append
         while position < tail and limit > 0:
-            index = position & mask
-            start = DATA + index
+            start = DATA + (position & mask)
             size = words[start >> 3] - (position << 29 & SEQ_BITS)
             if not 0 <= size <= largest:  # R5: padding, or not (yet) the record of this position
                 pad = self._padding(position, size, tail)
@@ -284,7 +288,7 @@ class Reader:
                 position += pad
                 continue
             end = position + ((size + _ROUND) & -8)
-            if end > tail or index + size > last:
+            if end > tail or start + size > last:
                 raise RingCorrupt(f"record of {size} bytes at {position} is impossible")
             kind, flags, count, stream, a, b = _unpack_head(memory, start + COMMIT)
             start += HEADER

@@ -194,7 +194,12 @@ def _print(results: dict[str, Any], json: bool) -> None:
             print(f"{dialect:13} {name:34} {speed} {ratio}")
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str] | None = None) -> None:
+    """Print the figures, for people or as JSON."""
+    parser = argparse.ArgumentParser(prog="ringcast bench parse", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    run(parser.parse_args().json)
+    run(parser.parse_args(arguments).json)
+
+
+if __name__ == "__main__":
+    main()

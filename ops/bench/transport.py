@@ -185,7 +185,12 @@ def _table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def main(arguments: list[str] | None = None) -> None:
+    """Print the figures, for people or as JSON."""
+    parser = argparse.ArgumentParser(prog="ringcast bench transport", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    run(parser.parse_args(arguments).json)
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true")
-    run(parser.parse_args().json)
+    main()

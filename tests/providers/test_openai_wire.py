@@ -601,3 +601,10 @@ def test_plain_text_never_meets_the_parser(monkeypatch: pytest.MonkeyPatch) -> N
     assert body.feed(block) + body.feed(block) == [Text("a")] * 10
     with pytest.raises(AttributeError):
         body.feed(b": comment\n\n")
+
+
+def test_completions_drop_scores_that_do_not_match_their_tokens() -> None:
+    scores = {"tokens": ["a", "b"], "token_logprobs": [-1.0]}
+    body = open_body("completions")
+    event = {"choices": [{"text": "ab", "index": 0, "logprobs": scores}]}
+    assert body.feed(b"data: " + json.dumps(event).encode() + b"\n\n") == [Text("ab")]

@@ -1,0 +1,73 @@
+"""The counters page (R16)."""
+
+from __future__ import annotations
+
+import pytest
+
+from ringcast.shm import counters
+from ringcast.shm.counters import BLOCK, BLOCK_BYTES, NAMES, Block, read
+
+
+@pytest.fixture
+def page() -> memoryview:
+    return memoryview(bytearray(4 * BLOCK_BYTES))
+
+
+def test_every_role_fits_its_block() -> None:
+    assert set(NAMES) == set(counters.ROLES)
+    for names in NAMES.values():
+        assert len(set(names)) == len(names) <= BLOCK - 4
+
+
+def test_r16_one_writes_everybody_reads(page: memoryview) -> None:
+    """R16: only claimed blocks are listed, in order, each with its role's names."""
+    worker, broker = Block(page, 2, "worker", pid=42), Block(page, 0, "broker", pid=41)
+    worker.add(worker.slot("tokens"), 5)
+    worker.add(worker.slot("tokens"))
+    worker.beat(123)
+    broker.set(broker.slot("clients"), 7)
+    first, second = read(page)
+    assert (first["role"], first["pid"], first["clients"]) == ("broker", 41, 7)
+    assert second == {
+        "role": "worker",
+        "pid": 42,
+        "heartbeat_ns": 123,
+        "starts": 1,
+        **dict.fromkeys(NAMES["worker"], 0),
+        "tokens": 6,
+    }
+
+
+def test_a_successor_counts_on(page: memoryview) -> None:
+    for starts in (1, 2):
+        block = Block(page, 1, "provider", pid=starts)
+        block.add(block.slot("records"), 10)
+        block.close()
+    (row,) = read(page)
+    assert (row["records"], row["starts"], row["pid"]) == (20, 2, 2)
+
+
+def test_a_counter_wraps(page: memoryview) -> None:
+    block = Block(page, 0, "worker")
+    slot = block.slot("tokens")
+    block.set(slot, (1 << 64) - 1)
+    block.add(slot, 3)
+    assert read(page)[0]["tokens"] == 2
+
+
+def test_foreign_roles_and_odd_pages_are_skipped(page: memoryview) -> None:
+    """A page of another version or cut short is no reason to fall over."""
+    Block(page, 0, "worker")
+    with page.cast("Q") as words:
+        words[BLOCK] = len(counters.ROLES)
+    assert [row["role"] for row in read(page)] == ["worker"]
+    assert [row["role"] for row in read(page[: BLOCK_BYTES + 9])] == ["worker"]
+    assert read(page[:9]) == []
+
+
+def test_closing_gives_the_page_back() -> None:
+    page = bytearray(BLOCK_BYTES)
+    with memoryview(page) as view:
+        Block(view, 0, "worker").close()
+        read(view)
+    page.append(0)
