@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from ringcast.broker.client import ClientStream, connect
-from ringcast.errors import Code
+from ringcast.errors import Code, RequestError
 from ringcast.shm.tokens import (
     Delta,
     Done,
@@ -89,9 +89,10 @@ def cancel(directory: Path, stream_id: bytes) -> None:
 
     async def ask() -> None:
         async with connect(directory, name="ringcast cancel") as client:
-            stream = await client.attach(stream_id, after=-1, window=1)
-            await stream.cancel()
-            await stream.detach()
+            streams = (await client.status())["streams"]
+            if stream_id.hex() not in {stream["id"] for stream in streams}:
+                raise RequestError(Code.UNKNOWN_STREAM, "no such stream, or it left the log")
+            await client.cancel(stream_id)
 
     asyncio.run(ask())
 
