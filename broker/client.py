@@ -173,6 +173,7 @@ class Client:
         self._credits: dict[int, int] = {}
         self._heard = 0.0
         self._lost = False
+        self._greeting = False  # a HELLO is under way
 
     async def __aenter__(self) -> Self:
         """Connect. Raises `NotRunning` if no daemon serves the directory."""
@@ -291,6 +292,7 @@ class Client:
         return reader
 
     def _hello(self) -> None:
+        self._greeting = True
         self._send(protocol.Hello(protocol.VERSION, self.name, os.getpid()))
 
     def _send(self, frame: protocol.Frame) -> None:
@@ -350,19 +352,21 @@ class Client:
                 reader._fail(error)
             self._drop(frame.handle)
         elif frame.code == Code.HELLO_FIRST:
-            self._hello()
+            if not self._greeting:
+                self._hello()
         elif not self._welcome.done():
             self._welcome.set_exception(error)
 
     def _welcomed(self, frame: protocol.Welcome) -> None:
+        self._greeting = False
+        self.daemon = frame.daemon
         if not self._welcome.done():
             self._welcome.set_result(None)
-        if self.daemon not in ("", frame.daemon):
+        else:
             self._rejoin()
-        self.daemon = frame.daemon
 
     def _rejoin(self) -> None:
-        """The broker was replaced: read every stream on from where we are."""
+        """The broker was replaced, or had given us up: read every stream on where we are."""
         for handle, reader in list(self._streams.items()):
             if reader.id and not reader._ended:
                 after = reader._next - 1

@@ -191,5 +191,14 @@ def describe(token: StreamToken) -> dict[str, Any]:
     for field in msgspec.structs.fields(token):
         value = getattr(token, field.name)
         if field.required or value != field.default:
-            plain[field.name] = msgspec.to_builtins(value)
+            plain[field.name] = _plain(value)
     return plain
+
+
+def _plain(value: Any) -> Any:
+    """Return a value for JSON, structs by the names of their fields."""
+    if isinstance(value, msgspec.Struct):
+        return {name: _plain(inner) for name, inner in msgspec.structs.asdict(value).items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return msgspec.to_builtins(value)

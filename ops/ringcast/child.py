@@ -46,12 +46,14 @@ def parent_fd() -> int:
 
 
 def start_time(pid: int) -> int:
-    """Return a process's start in clock ticks since boot, 0 where that is not to be had.
+    """Return a process's start in clock ticks since boot, 0 if it is dead or not to be seen.
 
-    With the pid it names one process for ever (proc(5), field 22 of stat).
+    With the pid it names one process for ever (proc(5), fields 3 and 22 of stat). A zombie
+    is dead: whoever should collect it may never do so.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
+            fields = file.read().rpartition(b")")[2].split()
+            return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
     except (OSError, IndexError, ValueError):
         return 0

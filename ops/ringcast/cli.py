@@ -37,6 +37,8 @@ class Commands(click.Group):
         except RingcastError as error:
             click.echo(f"ringcast: {error}", err=True)
             sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            sys.exit(130)
         except BrokenPipeError:  # the reader of our output has had enough
             sys.stderr.close()
             sys.exit(141)
@@ -134,7 +136,7 @@ def ps(run_dir: Path | None, as_json: bool) -> None:
 @_json
 def doctor(run_dir: Path | None, config_path: Path | None, as_json: bool) -> None:
     """Check this machine, the configuration and the daemon, and say how to mend faults."""
-    from ringcast import doctor as examination
+    from ringcast.doctor import examination
 
     findings = examination.examine(run_dir or rundir.default(), config_path)
     if as_json:
@@ -166,7 +168,7 @@ def chat(
     from ringcast import conversation
 
     if text is None:
-        text = click.get_text_stream("stdin").read()
+        text = sys.stdin.read()
     messages = [{"role": "user", "content": text}]
     if system:
         messages.insert(0, {"role": "system", "content": system})
@@ -237,11 +239,11 @@ def replay(corpus: Path | None, host: str, port: int, knobs: str) -> None:
 
 @main.command()
 @click.option("--corpus", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--pace", type=float, default=60.0, show_default=True, help="Events a second.")
+@click.option("--pace", type=float, help="Events a second; natural by default.")
 @_json
-def demo(corpus: Path | None, pace: float, as_json: bool) -> None:
+def demo(corpus: Path | None, pace: float | None, as_json: bool) -> None:
     """Show the whole daemon at work on recorded answers: no key, no network."""
-    from ringcast import demo as show
+    from ringcast.demo import show
 
     sys.exit(show.run(corpus, pace, as_json))
 

@@ -27,7 +27,7 @@ def legacy_logprobs(value: Any) -> list[Logprob] | None:
     tokens = value["tokens"]
     scores = value.get("token_logprobs")
     tops = value.get("top_logprobs")
-    if not isinstance(scores, list) or len(scores) != len(tokens) > MAX_ENTRIES:
+    if not isinstance(scores, list) or len(scores) != len(tokens) or len(tokens) > MAX_ENTRIES:
         return None
     if not isinstance(tops, list) or len(tops) != len(tokens):
         tops = [None] * len(tokens)

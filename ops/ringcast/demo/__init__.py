@@ -1,0 +1,1 @@
+"""`ringcast demo`: the whole daemon at work on recorded answers."""

@@ -1,0 +1,1 @@
+"""`ringcast doctor`: what this machine lacks, and how to mend it."""
