@@ -30,7 +30,7 @@ from ringcast.sockets import Message, Socket, make
 PROMPT_TOKENS: Final = 64
 BEAT_S: Final = 0.05
 ANSWER_S: Final = 10.0
-MISSED: Final = 3  # unanswered heartbeats that make a connection lost
+PATIENCE_S: Final = 15.0  # of unanswered heartbeats make a connection lost
 
 
 def connect(run_dir: Path | str | None = None, *, name: str = "") -> Client:
@@ -171,9 +171,10 @@ class Client:
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._number = 0
         self._credits: dict[int, int] = {}
-        self._heard = 0.0
+        self._unanswered = 0  # pings since the daemon last said anything
         self._lost = False
         self._greeting = False  # a HELLO is under way
+        self._heartbeat_s = ANSWER_S
 
     async def __aenter__(self) -> Self:
         """Connect. Raises `NotRunning` if no daemon serves the directory."""
@@ -190,7 +191,6 @@ class Client:
         dealer.connect(f"ipc://{self.run_dir / rundir.CLIENT_SOCKET}")
         self._socket = Socket(dealer, self._on_messages)
         self._welcome: asyncio.Future[None] = self._loop.create_future()
-        self._heard = self._loop.time()
         self._beat = self._loop.create_task(self._keep_alive())
         self._hello()
         try:
@@ -211,6 +211,9 @@ class Client:
     ) -> None:
         """Disconnect. Streams go on until their leases end."""
         self._flush_credits()
+        if not self._lost:
+            for handle in self._streams:  # or it would take the daemon a while to notice
+                self._send(protocol.Detach(handle))
         self._beat.cancel()
         self._socket.close()
         self._context.term()
@@ -315,7 +318,7 @@ class Client:
         self._credits.pop(handle, None)
 
     def _on_messages(self, messages: list[Message]) -> None:
-        self._heard = self._loop.time()
+        self._unanswered = 0
         for parts in messages:
             self._on_frame(protocol.decode_daemon(parts[-1]))
 
@@ -359,6 +362,7 @@ class Client:
 
     def _welcomed(self, frame: protocol.Welcome) -> None:
         self._greeting = False
+        self._heartbeat_s = frame.heartbeat_s
         self.daemon = frame.daemon
         if not self._welcome.done():
             self._welcome.set_result(None)
@@ -376,17 +380,20 @@ class Client:
 
     async def _keep_alive(self) -> None:
         """Give waiting credit each beat, and ping each heartbeat."""
-        beats = max(1, round(protocol.HEARTBEAT_S / BEAT_S))
         while not self._lost:
-            for _ in range(beats):
+            for _ in range(max(1, round(self._heartbeat_s / BEAT_S))):
                 await asyncio.sleep(BEAT_S)
                 for handle, reader in list(self._streams.items()):
                     if reader._ended and not reader._batches:
-                        self._drop(handle)
+                        # Whoever has the terminal token may never ask for what follows it.
+                        self._streams.pop(handle)
+                        self._credits[handle] = reader._next
                 self._flush_credits()
-            if self._loop.time() - self._heard > protocol.HEARTBEAT_S * MISSED:
+            # Counted and not timed: a client that was itself stopped has missed nothing.
+            if self._unanswered * self._heartbeat_s >= PATIENCE_S:
                 self._lost = True
                 for reader in list(self._streams.values()):
                     reader._fail(ConnectionLost("the daemon stopped answering"))
             else:
+                self._unanswered += 1
                 self._send(protocol.Ping())

@@ -29,8 +29,8 @@ from ringcast.config import Config
 from ringcast.errors import Code, RequestError
 from ringcast.providers import commands
 from ringcast.providers.request import refuse
-from ringcast.shm import counters, records, segment
-from ringcast.shm.ring import Reader, Record
+from ringcast.shm import counters, segment
+from ringcast.shm.ring import Reader
 from ringcast.shm.tokens import Error
 from ringcast.shm.wiring import Line, Wiring
 from ringcast.sockets import Message, Socket, make
@@ -38,7 +38,10 @@ from ringcast.sockets import Message, Socket, make
 TICK_S: Final = 0.02  # bounds what a lost wake-up costs (layout, R9)
 IDLE_TICK_S: Final = 0.25
 SILENCE: Final = 3  # heartbeats that a client may miss
+LATE_S: Final = 1.0  # a tick this late means that the whole process stood still
 POLL: Final = 256
+MAX_MODEL: Final = 512  # characters; it travels in records and is shown in tables
+LONGEST_MODEL: Final = 512  # the name travels in one record, of 8 KiB in the smallest ring
 
 
 class _Named(msgspec.Struct):
@@ -101,7 +104,9 @@ class Process:
             ),
             self._on_clients,
         )
-        for number, line in enumerate(self._lines):
+        for number, (line, reader) in enumerate(zip(self._lines, self._readers, strict=True)):
+            if reader.release(reader.released):  # a predecessor may have died before it rang
+                line.room.ring()
             self._loop.add_reader(line.bell.fileno(), self._on_bell, number)
             self._loop.call_soon(self._drain, number)
         self._ticker = self._loop.create_task(self._tick())
@@ -118,41 +123,23 @@ class Process:
         reader.wake()
         batch = reader.poll(POLL)
         if batch:
-            self._meta(number, batch)
             sessions.ingest(sessions.logs[number], batch)
-            self._ended()
             self._make_room(number)
+            self._tell_providers()
             self._flush()
         if len(batch) == POLL or not reader.sleep():
             self._loop.call_soon(self._drain, number)
 
-    def _meta(self, number: int, batch: list[Record]) -> None:
-        """See to the few records that are no tokens for a reader."""
-        for record in batch:
-            if record.kind == records.START and record.a > 1:
-                self._worker_lost(number)
-            elif record.kind == records.TOKENS and record.count == 0:
-                stream = self._sessions.streams.get(record.stream)
-                if stream is not None and self._sessions.silent(stream, record.b):
-                    self._grant(stream)
-
-    def _worker_lost(self, number: int) -> None:
-        for stream in list(self._sessions.streams.values()):
-            if stream.worker == number and not stream.terminal:
-                self._fail(stream, Code.WORKER_LOST, "the worker process died and was replaced")
-
-    def _fail(self, stream: Stream, code: str, message: str) -> None:
-        self._sessions.fail(stream, Error(code, message, retryable=True))
-        self._command(stream.process, commands.Stop(stream.slot, True))
-        self._ended()
-        self._flush()
-
-    def _ended(self) -> None:
-        """Tell the provider processes which streams have had their last token."""
-        ended = self._sessions.ended
+    def _tell_providers(self) -> None:
+        """Tell the provider processes new limits, and which streams have had their last token."""
+        granted, ended = self._sessions.granted, self._sessions.ended
+        while granted:
+            stream = granted.pop()
+            limits = [(stream.slot, stream.window.limit)]
+            self._command(stream.process, commands.Grant(limits))
         while ended:
             stream = ended.pop()
-            self._command(stream.process, commands.Stop(stream.slot, False))
+            self._command(stream.process, commands.Stop(stream.slot, stream.failed))
             if not stream.subscriptions and stream.slot not in self._leases:
                 self._lease(stream)
 
@@ -212,7 +199,7 @@ class Process:
                 self._bad(route, *_why_bad(parts[1], error))
                 continue
             self._on_frame(route, frame)
-        self._ended()
+        self._tell_providers()
         self._flush()
 
     def _on_frame(self, route: bytes, frame: protocol.ClientFrame) -> None:
@@ -235,7 +222,7 @@ class Process:
         match frame:
             case protocol.Credit(grants):
                 for handle, processed in grants:
-                    self._credit(client, handle, processed)
+                    self._sessions.credit(client, handle, processed)
             case protocol.Open():
                 self._open(client, frame)
             case protocol.Attach():
@@ -263,12 +250,15 @@ class Process:
         if route not in clients:
             clients[route] = Client(route, frame.name[:64], frame.pid)
         clients[route].heard = self._loop.time()
-        welcome = protocol.Welcome(protocol.VERSION, _version(), self._daemon, protocol.HEARTBEAT_S)
+        welcome = protocol.Welcome(
+            protocol.VERSION, _version(), self._daemon, self._config.timeouts.heartbeat_s
+        )
         self._send(route, protocol.encode(welcome))
 
     def _open(self, client: Client, frame: protocol.Open) -> None:
         if frame.handle in client.subscriptions:
             raise RequestError(Code.DUPLICATE_REQUEST, f"handle {frame.handle} is in use")
+        window = self._window(frame.window)
         live = sum(not stream.terminal for stream in self._sessions.streams.values())
         if live >= (limit := self._config.limits.max_streams):
             raise RequestError(
@@ -295,8 +285,13 @@ class Process:
         self._sessions.add(stream)
         self._counters.add(self._counters.slot("streams"))
         self._reply_opened(client, frame.handle, stream)
-        window = frame.window or self._config.credit.client_window_bytes
         self._sessions.subscribe(client, frame.handle, stream, -1, window)
+
+    def _window(self, asked: int) -> int:
+        """Return the window of a reader, in bytes; 0 asks for the default."""
+        if asked < 0:
+            raise refuse("window", f"{asked} is negative")
+        return asked or self._config.credit.client_window_bytes
 
     def _resolve(self, request: msgspec.Raw, process: int) -> tuple[str, str]:
         """Return provider and model of a request's `model`, or say what is wrong with it."""
@@ -308,6 +303,10 @@ class Process:
         known = self._config.providers
         if not slash or not model:
             raise refuse("model", f"{named[:80]!r} is not PROVIDER/model")
+        if len(named) > MAX_MODEL:
+            raise refuse("model", f"has {len(named)} characters, {MAX_MODEL} are allowed")
+        if len(model) > LONGEST_MODEL:
+            raise refuse("model", f"longer than {LONGEST_MODEL} characters")
         if provider not in known:
             raise RequestError(
                 Code.UNKNOWN_PROVIDER,
@@ -329,9 +328,9 @@ class Process:
 
     def _attach(self, client: Client, frame: protocol.Attach) -> None:
         stream = self._find(frame.stream)
-        window = frame.window or self._config.credit.client_window_bytes
-        self._reply_opened(client, frame.handle, stream)
+        window = self._window(frame.window)
         self._sessions.subscribe(client, frame.handle, stream, frame.after, window)
+        self._reply_opened(client, frame.handle, stream)  # before its tokens, sent by `_flush`
         if (lease := self._leases.pop(stream.slot, None)) is not None:
             lease.cancel()
 
@@ -340,14 +339,6 @@ class Process:
         if stream is None:
             raise RequestError(Code.UNKNOWN_STREAM, "no such stream, or it left the log")
         return stream
-
-    def _credit(self, client: Client, handle: int, processed: int) -> None:
-        stream = self._sessions.credit(client, handle, processed)
-        if stream is not None:
-            self._grant(stream)
-
-    def _grant(self, stream: Stream) -> None:
-        self._command(stream.process, commands.Grant([(stream.slot, stream.window.limit)]))
 
     def _cancel(self, stream: Stream) -> None:
         if not stream.terminal:
@@ -435,8 +426,10 @@ class Process:
     def _provider_lost(self, index: int) -> None:
         text = "the provider process died; its connections could not be kept"
         for stream in list(self._sessions.streams.values()):
-            if stream.process == index and not stream.terminal:
-                self._fail(stream, Code.INTERRUPTED, text)
+            if stream.process == index:
+                self._sessions.fail(stream, Error(Code.INTERRUPTED, text, retryable=True))
+        self._tell_providers()
+        self._flush()
 
     # housekeeping
 
@@ -452,6 +445,7 @@ class Process:
 
     async def _tick(self) -> None:
         slots = {name: self._counters.slot(name) for name in counters.NAMES["broker"]}
+        before = self._loop.time()
         while True:
             busy = any(not stream.terminal for stream in self._sessions.streams.values())
             await asyncio.sleep(TICK_S if busy else IDLE_TICK_S)
@@ -459,10 +453,15 @@ class Process:
             for number, reader in enumerate(self._readers):
                 if reader.pending:
                     self._drain(number)
-            silence = now - protocol.HEARTBEAT_S * SILENCE
+            if now - before > LATE_S:  # we were stopped ourselves, so nobody could be heard
+                for client in self._sessions.clients.values():
+                    client.heard += now - before
+            before = now
+            silence = now - self._config.timeouts.heartbeat_s * SILENCE
             for client in list(self._sessions.clients.values()):
                 if client.heard < silence:
                     self._lose(client.route)
+            self._tell_providers()
             self._counters.beat(time.monotonic_ns())
             self._counters.set(slots["clients"], len(self._sessions.clients))
             self._counters.set(slots["tokens_in"], self._sessions.tokens)
@@ -472,9 +471,8 @@ class Process:
     def close(self) -> None:
         """End every live stream with `shutting_down` and close the sockets."""
         for stream in list(self._sessions.streams.values()):
-            if not stream.terminal:
-                error = Error(Code.SHUTTING_DOWN, "the daemon is shutting down", retryable=True)
-                self._sessions.fail(stream, error)
+            error = Error(Code.SHUTTING_DOWN, "the daemon is shutting down", retryable=True)
+            self._sessions.fail(stream, error)
         self._flush()
         self._ticker.cancel()
         for socket in (self._clients, self._control, self._zap):

@@ -34,7 +34,6 @@ import msgspec
 from ringcast.shm.tokens import StreamToken
 
 VERSION: Final = 1
-HEARTBEAT_S: Final = 5.0
 ID_BYTES: Final = 16
 
 
@@ -102,7 +101,10 @@ class Ping(Frame, frozen=True, tag="ping"):
 
 
 class Welcome(Frame, frozen=True, tag="welcome"):
-    """Answer to HELLO. `daemon` changes with every start of the broker."""
+    """Answer to HELLO. `daemon` changes with every start of the broker.
+
+    A client that says nothing for three times `heartbeat_s` is taken for gone.
+    """
 
     version: int
     server: str

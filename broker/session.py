@@ -5,7 +5,8 @@ indexes it under its stream, and passes its payload on to every subscription tha
 credit; it gives the bytes back only when the ring runs short of room (`make_room`).
 
 * A stream has subscriptions. The first of them is its *paying reader*: what it has
-  processed moves the stream's window, and thereby the provider.
+  processed moves the stream's window, and thereby the provider. When it leaves, the next
+  one pays, from where that one is.
 * What the paying reader has not processed yet (at most the window) is never lost: when its
   bytes are needed, it moves to the broker's heap. This also holds while nobody reads, so
   that a client can come back for it during the lease.
@@ -57,7 +58,18 @@ class Client:
 class Subscription:
     """One reader of one stream. `next` is the number of the token it gets next."""
 
-    __slots__ = ("client", "flight", "handle", "next", "outstanding", "prefix", "stream", "window")
+    __slots__ = (
+        "acked",
+        "client",
+        "flight",
+        "handle",
+        "next",
+        "outstanding",
+        "prefix",
+        "raw",
+        "stream",
+        "window",
+    )
 
     def __init__(
         self, client: Client, handle: int, stream: Stream, start: int, window: int
@@ -66,7 +78,8 @@ class Subscription:
         self.client = client
         self.handle = handle
         self.stream = stream
-        self.next = start
+        self.next = self.acked = start
+        self.raw = 0  # the byte of the body up to which it is done
         self.window = window
         self.outstanding = 0
         self.flight: deque[tuple[int, int, int]] = deque()  # end, bytes, raw position
@@ -84,18 +97,19 @@ class Subscription:
         self.outstanding += size
         self.flight.append((end, size, record.b))
 
-    def processed(self, number: int) -> int:
-        """Take an acknowledgement; return the raw position that is now done with, or -1.
+    def processed(self, number: int) -> None:
+        """Take an acknowledgement of all tokens below `number`.
 
         Raises `RequestError` if tokens are acknowledged that were never sent.
         """
         if number > self.next or number < 0:
             raise RequestError(Code.BAD_CREDIT, f"credit for token {number}, sent were {self.next}")
-        flight, raw = self.flight, -1
+        if number > self.acked:
+            self.acked = number
+        flight = self.flight
         while flight and flight[0][0] <= number:
-            _, size, raw = flight.popleft()
+            _, size, self.raw = flight.popleft()
             self.outstanding -= size
-        return raw
 
 
 class Stream:
@@ -105,13 +119,16 @@ class Stream:
         "abandoned",
         "end",
         "entries",
+        "failed",
         "heaped",
         "id",
         "model",
+        "paid",
         "partial",
         "process",
         "processed",
         "provider",
+        "raw",
         "slot",
         "subscriptions",
         "terminal",
@@ -141,8 +158,11 @@ class Stream:
         self.entries: deque[Record] = deque()
         self.heaped = 0  # how many entries at the left have left the ring
         self.end = 0  # the number after the last token
+        self.raw = 0  # bytes of the body that have been decoded
         self.processed = 0  # tokens that the paying reader is done with
+        self.paid = 0  # bytes of the body that these came from
         self.terminal = False
+        self.failed = False  # ended by the broker: its provider still knows nothing of it
         self.abandoned = False
         self.partial = bytearray()
 
@@ -187,6 +207,11 @@ class Log:
         """Note that everything else before `position` may be released."""
         self._order.append((position, None))
 
+    @property
+    def end(self) -> int:
+        """The position up to which the ring is indexed."""
+        return self._order[-1][0] if self._order else self.reader.released
+
     def make_room(self) -> tuple[bool, list[Stream]]:
         """Release old records while less than a quarter of the ring is free.
 
@@ -198,7 +223,7 @@ class Log:
             return False, []
         target = reader.position + reader.pending - (capacity >> 1) - (capacity >> 3)
         order, touched, position = self._order, {}, reader.released
-        while order and order[0][0] <= target:
+        while order and (order[0][0] <= target or order[0][1] is None):
             position, stream = order.popleft()
             if stream is not None:
                 self._give_up_oldest(stream)
@@ -232,6 +257,7 @@ class Sessions:
         self.clients: dict[bytes, Client] = {}
         self.dirty: dict[bytes, Client] = {}  # clients with something in their outbox
         self.ended: list[Stream] = []  # streams whose terminal record was just read
+        self.granted: list[Stream] = []  # streams whose provider is to be told a new limit
         self.tokens = 0
 
     def add(self, stream: Stream) -> None:
@@ -244,13 +270,20 @@ class Sessions:
         streams, dirty, kind = self.streams, self.dirty, records.TOKENS
         for record in batch:
             if record.kind != kind:
+                if record.kind == records.START and record.a > 1:
+                    self._worker_lost(log)
                 continue
             stream = streams.get(record.stream)
-            if stream is None or stream.terminal or not record.count:
+            if stream is None or stream.terminal:
+                continue
+            stream.raw = record.b
+            if not record.count:  # bytes that made no token
+                self._settle(stream)
                 continue
             if not is_whole(record.flags):
                 whole = self._join(stream, record)
                 if whole is None:
+                    log.skip(record.end)  # it is on the heap until the rest comes
                     continue
                 record = whole
             log.keep(stream, record)
@@ -270,14 +303,25 @@ class Sessions:
                 client = subscription.client
                 dirty[client.route] = client
 
-    def silent(self, stream: Stream, raw: int) -> bool:
-        """Note raw bytes that made no token; return whether the provider is to be told."""
-        reader = stream.subscriptions[0] if stream.subscriptions else None
-        if reader is not None and reader.flight:
-            end, size, _ = reader.flight.pop()
-            reader.flight.append((end, size, raw))
-            return False
-        return stream.processed == stream.end and stream.window.processed(raw)
+    def _settle(self, stream: Stream) -> None:
+        """Count what the paying reader is done with, and grant as much again."""
+        if stream.subscriptions:
+            payer = stream.subscriptions[0]
+            if payer.acked > stream.processed:
+                stream.processed, stream.paid = payer.acked, payer.raw
+                if stream.heaped:
+                    stream.trim()
+        # Who is done with all tokens is done with the silent bytes behind them as well.
+        raw = stream.raw if stream.processed == stream.end else stream.paid
+        if not stream.terminal and stream.window.processed(raw):
+            self.granted.append(stream)
+
+    def _worker_lost(self, log: Log) -> None:
+        """End the streams of a worker that died; its successor knows nothing of them."""
+        error = Error(Code.WORKER_LOST, "the worker process died and was replaced", retryable=True)
+        for stream in list(self.streams.values()):
+            if self.logs[stream.worker] is log:
+                self.fail(stream, error)
 
     def _join(self, stream: Stream, record: Record) -> Record | None:
         if record.flags & records.BEGIN:
@@ -293,11 +337,13 @@ class Sessions:
         """End a stream from the broker's side, behind everything it has said so far."""
         if stream.terminal:
             return
+        stream.failed = True
         payload = memoryview(encoder.encode([error]))
         flags = records.WHOLE | records.TERMINAL
-        end = self.logs[stream.worker].reader.position
-        record = Record(records.TOKENS, flags, 1, stream.slot, stream.end, 0, payload, end)
-        self.logs[stream.worker].keep(stream, record)
+        log = self.logs[stream.worker]
+        number, slot = stream.end, stream.slot
+        record = Record(records.TOKENS, flags, 1, slot, number, stream.raw, payload, log.end)
+        log.keep(stream, record)
         self._deliver(stream, record, self.dirty)
 
     def subscribe(
@@ -327,6 +373,7 @@ class Sessions:
         subscription = Subscription(client, handle, stream, start, window)
         client.subscriptions[handle] = subscription
         stream.subscriptions.append(subscription)
+        self._settle(stream)
         self.pump(subscription)
         return subscription
 
@@ -342,29 +389,23 @@ class Sessions:
                 subscription.push(record)
         self.dirty[subscription.client.route] = subscription.client
 
-    def credit(self, client: Client, handle: int, processed: int) -> Stream | None:
-        """Take a reader's credit; return the stream if its provider is to be told.
+    def credit(self, client: Client, handle: int, processed: int) -> None:
+        """Take a reader's credit, and serve it on.
 
         Credit for a handle that is gone is ignored: it may have crossed the end.
         Raises `RequestError` (bad_credit).
         """
         subscription = client.subscriptions.get(handle)
         if subscription is None:
-            return None
-        raw = subscription.processed(processed)
+            return
+        subscription.processed(processed)
         stream = subscription.stream
-        pays = stream.subscriptions[0] is subscription
-        if pays and processed > stream.processed:
-            stream.processed = processed
-            if stream.heaped:
-                stream.trim()
+        if stream.subscriptions[0] is subscription:
+            self._settle(stream)
         if subscription.next < stream.end:
             self.pump(subscription)
         elif stream.terminal and processed >= stream.end:
             self.unsubscribe(client, handle)
-        if pays and raw >= 0 and not stream.terminal and stream.window.processed(raw):
-            return stream
-        return None
 
     def unsubscribe(self, client: Client, handle: int) -> Stream | None:
         """Take a reader off; return the stream if that was its last."""
@@ -374,6 +415,7 @@ class Sessions:
         stream = subscription.stream
         stream.subscriptions.remove(subscription)
         if stream.subscriptions:
+            self._settle(stream)
             return None
         self._forget(stream)
         return stream

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args, get_origin
 
 import msgspec
 
@@ -28,7 +29,11 @@ Kind: TypeAlias = Literal[
     "openai-compatible",
 ]
 
-MAX_CONFIG_BYTES = 1 << 20
+Json: TypeAlias = dict[str, Any]
+
+MAX_CONFIG_BYTES: Final = 1 << 20
+# RFC 9110, 5.1: a header's name is a token.
+_header = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,6 +85,7 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_s: float = 300.0
     total_s: float = 3600.0
     keepalive_s: float = 60.0
+    heartbeat_s: float = 5.0
 
 
 class Credit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -163,12 +169,12 @@ def default_path() -> Path:
 
 
 def load(path: Path | None = None) -> Config:
-    """Read, check and complete the configuration; no file at the default place is fine.
+    """Read, check and complete the configuration; no file at the XDG place is fine.
 
     Raises `ConfigError` naming the file and every setting at fault.
     """
     chosen = path or default_path()
-    if path is None and not chosen.exists():
+    if path is None and not os.environ.get("RINGCAST_CONFIG") and not chosen.exists():
         return complete(Config())
     config = parse(_read(chosen), str(chosen))
     return complete(config)
@@ -196,42 +202,53 @@ def parse(text: str, source: str = "config") -> Config:
     """Turn TOML into the tree. Raises `ConfigError` listing all problems at once."""
     try:
         tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits, deep arrays
         raise ConfigError(f"{source}: {error}") from None
-    problems = _unknown(tree, Config, "")
-    if not problems:
-        try:
-            config = msgspec.convert(tree, Config, strict=True)
-            problems = _ranges(config)
-        except msgspec.ValidationError as error:
-            problems = [
-                str(error).replace(" - at `$.", " (at `") + (")" if "`$." in str(error) else "")
-            ]
+    problems: list[str] = []
+    sound = _sifted(tree, Config, "", problems)
+    config = msgspec.convert(sound, Config)
+    problems += _ranges(config)
     if problems:
         raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems))
     return config
 
 
-def _unknown(tree: Any, shape: Any, where: str) -> list[str]:
-    """Find keys that no Struct knows, with the nearest that one does."""
-    if not isinstance(tree, dict):
-        return []
-    if shape is Config and isinstance(tree.get("providers"), dict):
-        inner = [_unknown(v, Provider, f"providers.{k}.") for k, v in tree["providers"].items()]
-    else:
-        inner = []
-    known = {field.name: field.type for field in msgspec.structs.fields(shape)}
-    problems = [problem for group in inner for problem in group]
-    for key, value in tree.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f" (did you mean {where}{near[0]}?)" if near else ""
-            problems.append(f"unknown setting {where}{key}{hint}")
-        elif isinstance(known[key], type) and issubclass(known[key], msgspec.Struct):
-            problems += _unknown(value, known[key], f"{where}{key}.")
-        elif key == "key":
-            problems += _unknown(value, Key, f"{where}key.")
-    return problems
+def _sifted(tree: Json, shape: Any, where: str, problems: list[str]) -> Json | None:
+    """Return what of a table fits `shape`, None if too little does; note what does not."""
+    fields = {field.name: field for field in msgspec.structs.fields(shape)}
+    sound: Json = {}
+    for name, value in tree.items():
+        if name not in fields:
+            problems.append(f"unknown setting {where}{name}{_hint(name, list(fields), where)}")
+        elif (fitting := _fitting(value, fields[name].type, where + name, problems)) is not None:
+            sound[name] = fitting
+    needed = {field.name for field in fields.values() if field.required}
+    problems += [f"{where}{name}: must be given" for name in sorted(needed - tree.keys())]
+    return sound if needed <= sound.keys() else None
+
+
+def _fitting(value: Any, type_: Any, where: str, problems: list[str]) -> Any:
+    """Return a setting's value without what is wrong in it, None (TOML has none) for nothing."""
+    shape = next((one for one in (type_, *get_args(type_)) if _is_table(one)), None)
+    if shape is not None and isinstance(value, dict):
+        if get_origin(type_) is not dict:
+            return _sifted(value, shape, f"{where}.", problems)
+        inner = {k: _fitting(v, shape, f"{where}.{k}", problems) for k, v in value.items()}
+        return {k: v for k, v in inner.items() if v is not None}
+    try:
+        return msgspec.convert(value, type_, strict=True)
+    except msgspec.ValidationError as error:
+        problems.append(f"{where}: {error}")
+        return None
+
+
+def _is_table(type_: Any) -> bool:
+    return isinstance(type_, type) and issubclass(type_, msgspec.Struct)
+
+
+def _hint(name: str, known: list[str], where: str) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {where}{near[0]}?)" if near else ""
 
 
 def _ranges(config: Config) -> list[str]:
@@ -272,9 +289,10 @@ def _ranges(config: Config) -> list[str]:
             need(
                 len(sources) == 1, f"providers.{name}.key: give one of env, file, command, keyring"
             )
+            need(all(sources), f"providers.{name}.key: must not be empty")
         for header, value in provider.headers.items():
             need(
-                not set("\r\n\0") & set(header + value),
-                f"providers.{name}.headers.{header}: control characters are not allowed",
+                bool(_header(header)) and value.isascii() and value.isprintable(),
+                f"providers.{name}.headers.{header!r}: not a header's name, or not printable ASCII",
             )
     return problems
