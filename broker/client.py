@@ -212,8 +212,7 @@ class Client:
         """Disconnect. Streams go on until their leases end."""
         self._flush_credits()
         if not self._lost:
-            for handle in self._streams:  # or it would take the daemon a while to notice
-                self._send(protocol.Detach(handle))
+            self._send(protocol.Bye())  # or it would take the daemon a while to notice
         self._beat.cancel()
         self._socket.close()
         self._context.term()

@@ -41,7 +41,6 @@ SILENCE: Final = 3  # heartbeats that a client may miss
 LATE_S: Final = 1.0  # a tick this late means that the whole process stood still
 POLL: Final = 256
 MAX_MODEL: Final = 512  # characters; it travels in records and is shown in tables
-LONGEST_MODEL: Final = 512  # the name travels in one record, of 8 KiB in the smallest ring
 
 
 class _Named(msgspec.Struct):
@@ -125,13 +124,16 @@ class Process:
         if batch:
             sessions.ingest(sessions.logs[number], batch)
             self._make_room(number)
-            self._tell_providers()
+            self._follow_up()
             self._flush()
         if len(batch) == POLL or not reader.sleep():
             self._loop.call_soon(self._drain, number)
 
-    def _tell_providers(self) -> None:
-        """Tell the provider processes new limits, and which streams have had their last token."""
+    def _follow_up(self) -> None:
+        """See to what the sessions noted: readers left behind, new limits, streams that ended."""
+        behind = self._sessions.behind
+        while behind:
+            self._cut(behind.pop())
         granted, ended = self._sessions.granted, self._sessions.ended
         while granted:
             stream = granted.pop()
@@ -144,14 +146,13 @@ class Process:
                 self._lease(stream)
 
     def _make_room(self, number: int) -> None:
-        waiting, behind = self._sessions.cut(self._sessions.logs[number])
-        if waiting:
+        if self._sessions.make_room(self._sessions.logs[number]):
             self._lines[number].room.ring()
-        for subscription in behind:
-            self._cut(subscription)
 
     def _cut(self, subscription: Subscription) -> None:
         stream, client, handle = subscription.stream, subscription.client, subscription.handle
+        if client.subscriptions.get(handle) is not subscription:  # it has left meanwhile
+            return
         self._flush_client(client)
         self._refuse(
             client.route,
@@ -199,7 +200,7 @@ class Process:
                 self._bad(route, *_why_bad(parts[1], error))
                 continue
             self._on_frame(route, frame)
-        self._tell_providers()
+        self._follow_up()
         self._flush()
 
     def _on_frame(self, route: bytes, frame: protocol.ClientFrame) -> None:
@@ -233,6 +234,8 @@ class Process:
                 self._unsubscribe(client, handle)
             case protocol.Ping(nonce):
                 self._send(client.route, protocol.encode(protocol.Pong(nonce)))
+            case protocol.Bye():
+                self._lose(client.route)
             case protocol.Status(request):
                 result = protocol.Result(request, self._status())
                 self._send(client.route, protocol.encode(result))
@@ -305,8 +308,6 @@ class Process:
             raise refuse("model", f"{named[:80]!r} is not PROVIDER/model")
         if len(named) > MAX_MODEL:
             raise refuse("model", f"has {len(named)} characters, {MAX_MODEL} are allowed")
-        if len(model) > LONGEST_MODEL:
-            raise refuse("model", f"longer than {LONGEST_MODEL} characters")
         if provider not in known:
             raise RequestError(
                 Code.UNKNOWN_PROVIDER,
@@ -420,6 +421,7 @@ class Process:
                     self._providers[index] = report
                     if before is not None and before.epoch != epoch:
                         self._provider_lost(index)
+                    self._command(index, commands.Welcome())
                 case commands.Gone():
                     pass
 
@@ -428,7 +430,7 @@ class Process:
         for stream in list(self._sessions.streams.values()):
             if stream.process == index:
                 self._sessions.fail(stream, Error(Code.INTERRUPTED, text, retryable=True))
-        self._tell_providers()
+        self._follow_up()
         self._flush()
 
     # housekeeping
@@ -461,7 +463,7 @@ class Process:
             for client in list(self._sessions.clients.values()):
                 if client.heard < silence:
                     self._lose(client.route)
-            self._tell_providers()
+            self._follow_up()
             self._counters.beat(time.monotonic_ns())
             self._counters.set(slots["clients"], len(self._sessions.clients))
             self._counters.set(slots["tokens_in"], self._sessions.tokens)

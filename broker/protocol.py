@@ -100,6 +100,10 @@ class Ping(Frame, frozen=True, tag="ping"):
     nonce: int = 0
 
 
+class Bye(Frame, frozen=True, tag="bye"):
+    """Leave: the leases of this connection's streams begin at once, and not on its silence."""
+
+
 class Welcome(Frame, frozen=True, tag="welcome"):
     """Answer to HELLO. `daemon` changes with every start of the broker.
 
@@ -153,7 +157,7 @@ class Pong(Frame, frozen=True, tag="pong"):
     nonce: int = 0
 
 
-ClientFrame: TypeAlias = Hello | Open | Attach | Credit | Cancel | Detach | Status | Ping
+ClientFrame: TypeAlias = Hello | Open | Attach | Credit | Cancel | Detach | Status | Ping | Bye
 DaemonFrame: TypeAlias = Welcome | Opened | Tokens | Result | Refused | Pong
 
 encode = msgspec.msgpack.Encoder().encode
@@ -162,11 +166,6 @@ decode_daemon = msgspec.msgpack.Decoder(DaemonFrame).decode
 tag_of = msgspec.msgpack.Decoder(list[Any]).decode
 
 _TOKENS_HEAD: Final = b"\x92\xa6tokens"
-
-
-def run_prefix(handle: int, first: int) -> bytes:
-    """Return the bytes that turn a TOKENS record's payload into one run of a TOKENS frame."""
-    return b"\x93" + encode(handle) + encode(first)
 
 
 def tokens_frame(runs: int, parts: list[bytes]) -> bytes:

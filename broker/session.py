@@ -257,6 +257,7 @@ class Sessions:
         self.clients: dict[bytes, Client] = {}
         self.dirty: dict[bytes, Client] = {}  # clients with something in their outbox
         self.ended: list[Stream] = []  # streams whose terminal record was just read
+        self.behind: list[Subscription] = []  # readers whose next token is gone
         self.granted: list[Stream] = []  # streams whose provider is to be told a new limit
         self.tokens = 0
 
@@ -311,6 +312,7 @@ class Sessions:
                 stream.processed, stream.paid = payer.acked, payer.raw
                 if stream.heaped:
                     stream.trim()
+                    self._leave_behind(stream)
         # Who is done with all tokens is done with the silent bytes behind them as well.
         raw = stream.raw if stream.processed == stream.end else stream.paid
         if not stream.terminal and stream.window.processed(raw):
@@ -380,7 +382,7 @@ class Sessions:
     def pump(self, subscription: Subscription) -> None:
         """Serve a reader from the log while it has credit."""
         stream = subscription.stream
-        if subscription.next >= stream.end:
+        if not stream.first <= subscription.next < stream.end:
             return
         for record in stream.entries:
             if subscription.outstanding >= subscription.window:
@@ -420,15 +422,17 @@ class Sessions:
         self._forget(stream)
         return stream
 
-    def cut(self, log: Log) -> tuple[bool, list[Subscription]]:
-        """Make room in a log; return whether its producer waits, and readers left behind."""
+    def make_room(self, log: Log) -> bool:
+        """Make room in a log; return whether its producer waits for it."""
         waiting, touched = log.make_room()
-        behind: list[Subscription] = []
         for stream in touched:
-            first = stream.first
-            behind += [s for s in stream.subscriptions if s.next < first]
+            self._leave_behind(stream)
             self._forget(stream)
-        return waiting, behind
+        return waiting
+
+    def _leave_behind(self, stream: Stream) -> None:
+        first = stream.first
+        self.behind += [s for s in stream.subscriptions if s.next < first]
 
     def abandon(self, stream: Stream) -> None:
         """Stop keeping a stream for a reader who will not come back."""
