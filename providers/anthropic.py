@@ -5,12 +5,61 @@ Source: docs.anthropic.com/en/api/messages and /complete.
 
 from __future__ import annotations
 
-import json
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import msgspec
 
 from ringcast.providers.request import Call, Json, Request, given, refuse, stops
 
 VERSION: Final = "2023-06-01"
+T = TypeVar("T")
+
+
+class _Link(msgspec.Struct):
+    """Where a picture is."""
+
+    url: str
+
+
+class _Image(msgspec.Struct):
+    """A part with a picture; `image_url` is an object with the url, or the url itself."""
+
+    image_url: _Link | str
+
+
+class _Offered(msgspec.Struct):
+    """What a tool is, in the chat form."""
+
+    name: str
+    description: str | None = None
+    parameters: Json | None = None
+
+
+class _Called(msgspec.Struct):
+    """What an assistant has called: the arguments are JSON in a string."""
+
+    name: str
+    arguments: str | None = None
+
+
+class _Call(msgspec.Struct):
+    """One call of an assistant's message."""
+
+    id: str
+    function: _Called
+
+
+class _Chosen(msgspec.Struct):
+    """The tool that must be called."""
+
+    name: str
+
+
+def _typed(value: Any, shape: type[T], where: str) -> T:
+    try:
+        return msgspec.convert(value, shape)
+    except msgspec.ValidationError as error:
+        raise refuse(where, str(error)) from None
 
 
 def shape(model: str, request: Request, max_tokens: int) -> Call:
@@ -77,17 +126,20 @@ def _blocks(content: Any) -> list[Json]:
         return []
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
-    if not isinstance(content, list):
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise refuse("messages[].content", "must be a string or a list of parts")
-    return [_part(part) for part in content]
+    return [_part(part) for part in content if part != {"type": "text", "text": ""}]
 
 
 def _part(part: Json) -> Json:
     if part.get("type") != "image_url":
         return part
-    url = part["image_url"]["url"] if isinstance(part["image_url"], dict) else part["image_url"]
+    image = _typed(part, _Image, "messages[].content[]").image_url
+    url = image.url if isinstance(image, _Link) else image
     if url.startswith("data:"):
-        media_type, _, data = url[5:].partition(";base64,")
+        media_type, base64, data = url[5:].partition(";base64,")
+        if not base64:
+            raise refuse("messages[].content[]", "a data: url must be base64")
         source = {"type": "base64", "media_type": media_type, "data": data}
     else:
         source = {"type": "url", "url": url}
@@ -125,39 +177,40 @@ def _translated(message: Json) -> tuple[str, list[Json]]:
         result = {
             "type": "tool_result",
             "tool_use_id": message.get("tool_call_id"),
-            "content": message.get("content") or "",
+            "content": _result(message.get("content")),
         }
         return "user", [result]
     blocks = _blocks(message.get("content"))
-    for call in message.get("tool_calls") or ():
-        blocks.append(_tool_use(call))
-    return message["role"], blocks
+    calls = _typed(message.get("tool_calls") or [], list[_Call], "messages[].tool_calls")
+    return message["role"], blocks + [_tool_use(call) for call in calls]
 
 
-def _tool_use(call: Json) -> Json:
-    function = call["function"]
+def _result(content: Any) -> str | list[Json]:
+    return content if isinstance(content, str) else _blocks(content)
+
+
+def _tool_use(call: _Call) -> Json:
     try:
-        arguments = json.loads(function.get("arguments") or "{}")
-    except ValueError:
-        raise refuse("messages[].tool_calls[].function.arguments", "is not JSON") from None
-    return {"type": "tool_use", "id": call["id"], "name": function["name"], "input": arguments}
+        arguments = msgspec.json.decode(call.function.arguments or "{}", type=Json)
+    except (msgspec.DecodeError, RecursionError):
+        raise refuse("messages[].tool_calls[].function.arguments", "not a JSON object") from None
+    return {"type": "tool_use", "id": call.id, "name": call.function.name, "input": arguments}
 
 
 def _tool(tool: Json) -> Json:
-    function = tool.get("function")
-    if function is None:  # already in Anthropic's form
+    if "function" not in tool:  # already in Anthropic's form
         return tool
-    schema = function.get("parameters") or {"type": "object", "properties": {}}
-    return given(
-        name=function["name"], description=function.get("description"), input_schema=schema
-    )
+    offered = _typed(tool["function"], _Offered, "tools[].function")
+    schema = offered.parameters or {"type": "object", "properties": {}}
+    return given(name=offered.name, description=offered.description, input_schema=schema)
 
 
 def _tool_choice(choice: Json | str | None) -> Json | None:
     if choice is None or (isinstance(choice, dict) and "function" not in choice):
         return choice  # None, or Anthropic's own form
     if isinstance(choice, dict):
-        return {"type": "tool", "name": choice["function"]["name"]}
+        chosen = _typed(choice["function"], _Chosen, "tool_choice.function")
+        return {"type": "tool", "name": chosen.name}
     kinds = {"auto": "auto", "none": "none", "required": "any"}
     if choice not in kinds:
         raise refuse("tool_choice", f"{choice!r} is none of auto, none, required")

@@ -42,6 +42,10 @@ class Stop(Command, frozen=True, tag="stop"):
     cancel: bool
 
 
+class Welcome(Command, frozen=True, tag="welcome"):
+    """Answer to READY: the broker knows the process, requests may come."""
+
+
 class Ready(Command, frozen=True, tag="ready"):
     """A provider process is up. `disabled` — provider names with the reason."""
 
@@ -56,7 +60,7 @@ class Gone(Command, frozen=True, tag="gone"):
     slot: int
 
 
-ToProvider: TypeAlias = Start | Grant | Stop
+ToProvider: TypeAlias = Start | Grant | Stop | Welcome
 ToBroker: TypeAlias = Ready | Gone
 
 encode = msgspec.msgpack.Encoder().encode

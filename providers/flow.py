@@ -79,16 +79,21 @@ class Flow:
         self.pump()
 
     def end(self, ending: Ending, now_ns: int) -> None:
-        """Write what is left of the body and how it ended; nothing may follow."""
-        if self.ended:
+        """Write what is left of the body and how it ended; nothing may follow.
+
+        Only a cancel still changes an end that waits for credit or room.
+        """
+        cancelled = ending.kind == "cancelled"
+        if self.finished or (self.ended and not cancelled):
             return
         self.ended = True
-        if ending.kind == "cancelled":  # what nobody will read must not delay the end
-            self._queue.clear()
+        if cancelled:  # what nobody will read must not delay the end
+            self._queue = deque(item for item in self._queue if item[0] == records.OPEN)
         elif rest := self._framer.rest():
             for flags, piece in _cut(rest, self.outlet.writer.max_payload):
                 self._queue.append((records.DATA, flags | records.REST, now_ns, piece, len(piece)))
-        self._put(records.END, records.WHOLE, now_ns, encode_ending(ending), 0)
+        payload = _encoded(ending, self.outlet.writer.max_payload)
+        self._put(records.END, records.WHOLE, now_ns, payload, 0)
 
     def grant(self, limit: int) -> None:
         """Raise the limit (a lower one is an old message) and go on writing."""
@@ -126,6 +131,15 @@ class Flow:
             outlet.mark()
             self.sent = sent
             queue.popleft()
+
+
+def _encoded(ending: Ending, limit: int) -> bytes:
+    """Encode an ending in at most `limit` bytes: an error body gives way, its end first."""
+    payload = encode_ending(ending)
+    if (excess := len(payload) - limit) <= 0:
+        return payload
+    kept = ending.body[: max(0, len(ending.body) - excess)]
+    return encode_ending(msgspec.structs.replace(ending, body=kept))
 
 
 def _pieces(block: bytes, limit: int) -> Iterator[tuple[int, bytes | memoryview]]:

@@ -16,10 +16,14 @@ from ringcast.config import Key, Provider
 from ringcast.errors import ConfigError
 
 COMMAND_TIMEOUT_S = 10
+MAX_FILE_BYTES = 4096
+MASK = b"[masked]"
+# Shorter ones ("none", "ollama", "key") stand for no key at all, and are parts of words.
+LEAST_MASKED = 8
 
 
 class Secret:
-    """A key. Only `reveal` gives it away."""
+    """A key. Only `reveal` gives it away, and `mask` takes it out of what others say."""
 
     __slots__ = ("_value",)
 
@@ -30,6 +34,12 @@ class Secret:
     def reveal(self) -> str:
         """Return the key itself."""
         return self._value
+
+    def mask(self, said: bytes) -> bytes:
+        """Return `said` without the key: some providers repeat it when they refuse it."""
+        if len(self._value) < LEAST_MASKED:
+            return said
+        return said.replace(self._value.encode(), MASK)
 
     def __repr__(self) -> str:
         """Show nothing."""
@@ -72,7 +82,9 @@ def _read_file(path: Path) -> str:
         if info.st_mode & 0o077:
             mode = stat.S_IMODE(info.st_mode)
             raise ConfigError(f"key file {path} has mode {mode:o}; run chmod 600 {path}")
-        return path.read_text(encoding="utf-8", errors="replace")[:4096]
+        if info.st_size > MAX_FILE_BYTES:
+            raise ConfigError(f"key file {path} is larger than {MAX_FILE_BYTES} bytes")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise ConfigError(f"key file {path}: {error.strerror}") from None
 

@@ -12,6 +12,7 @@ import signal
 import ssl
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
@@ -29,7 +30,7 @@ from ringcast.providers.flow import Flow, Outlet
 from ringcast.providers.keys import Secret
 from ringcast.providers.request import Call, Request
 from ringcast.providers.transport import Transport
-from ringcast.providers.upstream import Upstream
+from ringcast.providers.upstream import CANCELLED, Upstream
 from ringcast.providers.wire.body import Ending
 from ringcast.providers.wire.sse import SseFramer
 from ringcast.shm import counters, records, segment
@@ -39,6 +40,7 @@ from ringcast.sockets import Message, Socket, make
 
 USER_AGENT: Final = "ringcast/0.1"
 TICK_S: Final = 0.25
+KNOWN_S: Final = 1.0
 
 
 def run(
@@ -68,6 +70,8 @@ async def _main(
     loop.add_reader(child.parent_fd(), os._exit, 0)
     process = Process(wiring, index, config, environment)
     process.connect(run_dir)
+    with suppress(TimeoutError):  # a broker that has died meanwhile is not ours to wait for
+        await asyncio.wait_for(process.known.wait(), KNOWN_S)
     ready.send("ready")
     ready.close()
     await stop.wait()
@@ -118,6 +122,7 @@ class Process:
                 None, connect=timeouts.connect_s or None, read=timeouts.first_byte_s or None
             ),
         )
+        self.known = asyncio.Event()  # set once the broker sends us requests
         self._socket: Socket | None = None
         self._ticker = self._loop.create_task(self._tick())
 
@@ -139,18 +144,33 @@ class Process:
             match commands.decode_command(parts[-1]):
                 case commands.Grant(limits):
                     for slot, limit in limits:
-                        if (upstream := self._upstreams.get(slot)) is not None:
-                            upstream.flow.grant(limit)
-                            upstream.adapt()
+                        self._grant(slot, limit)
                 case commands.Start() as start:
                     self._start(start)
                 case commands.Stop(slot, cancel):
-                    if (upstream := self._upstreams.get(slot)) is not None:
-                        if cancel:
-                            self._counters.add(self._counters.slot("cancelled"))
-                            upstream.cancel()
-                        else:
-                            upstream.finish()
+                    self._stop(slot, cancel)
+                case commands.Welcome():
+                    self.known.set()
+
+    def _grant(self, slot: int, limit: int) -> None:
+        if (upstream := self._upstreams.get(slot)) is not None:
+            upstream.flow.grant(limit)
+            upstream.adapt()
+        elif (flow := self._ending.get(slot)) is not None:
+            flow.grant(limit)
+            self._ended_flow(flow)
+
+    def _stop(self, slot: int, cancel: bool) -> None:
+        if cancel:
+            self._counters.add(self._counters.slot("cancelled"))
+        if (upstream := self._upstreams.get(slot)) is not None:
+            if cancel:
+                upstream.cancel()
+            else:
+                upstream.finish()
+        elif (flow := self._ending.get(slot)) is not None:  # the rest waits, and nobody wants it
+            flow.end(CANCELLED, time.monotonic_ns())
+            self._ended_flow(flow)
 
     def _start(self, start: commands.Start) -> None:
         limits = self._config.limits
@@ -169,7 +189,7 @@ class Process:
                 )
             asked = request.decode(start.request)
             api, outgoing = self._shape(gateway, start.model, asked)
-        except (RequestError, httpx.InvalidURL, msgspec.EncodeError) as error:
+        except (RequestError, httpx.InvalidURL) as error:
             code = error.code if isinstance(error, RequestError) else Code.BAD_REQUEST
             text = error.message if isinstance(error, RequestError) else str(error)
             flow.open(records.Open(start.stream, "chat", start.provider, start.model), now)
@@ -178,7 +198,7 @@ class Process:
             return
         flow.open(records.Open(start.stream, api, start.provider, start.model), now)
         self._upstreams[start.slot] = Upstream(
-            flow, self._client, outgoing, self._config, self._on_end
+            flow, self._client, outgoing, self._config, gateway.key, self._on_end
         )
 
     def _shape(self, gateway: Gateway, model: str, asked: Request) -> tuple[str, httpx.Request]:
@@ -198,10 +218,14 @@ class Process:
         return api, self._build(provider, call, headers)
 
     def _build(self, provider: Provider, call: Call, headers: dict[str, str]) -> httpx.Request:
+        try:
+            content = msgspec.json.encode(call.body)
+        except (TypeError, ValueError, RecursionError) as error:  # msgpack can say more than JSON
+            raise request.refuse("request", f"cannot be sent as JSON: {error}") from None
         return self._client.build_request(
             "POST",
             provider.base_url + call.path,
-            content=msgspec.json.encode(call.body),
+            content=content,
             headers=headers | call.headers | provider.headers,
         )
 
@@ -211,6 +235,7 @@ class Process:
 
     def _ended_flow(self, flow: Flow) -> None:
         if flow.finished:
+            self._ending.pop(flow.slot, None)
             self._report(commands.Gone(flow.slot))
         else:
             self._ending[flow.slot] = flow
@@ -242,8 +267,8 @@ class Process:
             flow.pump()
             if (upstream := self._upstreams.get(slot)) is not None:
                 upstream.adapt()
-            elif flow.finished and self._ending.pop(slot, None) is not None:
-                self._report(commands.Gone(slot))
+            elif slot in self._ending:
+                self._ended_flow(flow)
 
     async def _tick(self) -> None:
         """Look at the body clocks, and write the heartbeat."""

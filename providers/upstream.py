@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable
 from typing import Final, Literal
 
+import httptools
 import httpx
 
 from ringcast.config import Config, Timeouts
 from ringcast.errors import Code
 from ringcast.providers.body import READ_BYTES
 from ringcast.providers.flow import Flow
+from ringcast.providers.keys import Secret
 from ringcast.providers.transport import BODY, Body, TLSError
 from ringcast.providers.wire.body import Ending
 from ringcast.providers.wire.sse import WireError
@@ -25,6 +27,8 @@ from ringcast.providers.wire.sse import WireError
 # Reads shrink to the credit that is left, but not below this: a read has a cost of its own.
 LEAST_READ: Final = 2048
 LONGEST_HINT_S: Final = 86400.0
+LONGEST_TYPE: Final = 200  # characters; it is shown, and travels in one record
+CANCELLED: Final = Ending("cancelled", code=Code.CANCELLED, message="cancelled by the client")
 
 
 class Upstream:
@@ -36,12 +40,14 @@ class Upstream:
         client: httpx.AsyncClient,
         request: httpx.Request,
         config: Config,
+        key: Secret | None,
         on_end: Callable[[Upstream], None],
     ) -> None:
-        """Start sending `request`."""
+        """Start sending `request`; `key` is the one in it."""
         self.flow = flow
         self._client = client
         self._config = config
+        self._key = key
         self._on_end = on_end
         self._body: Body | None = None
         self._paused = False
@@ -54,14 +60,20 @@ class Upstream:
 
     async def _send(self, request: httpx.Request) -> None:
         try:
-            response = await self._client.send(request, stream=True)
-        except httpx.HTTPError as error:
+            await self._exchange(request)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             self._end(_connection_ending(error, self._config.timeouts))
-            return
+        except Exception as error:  # whatever it is, the stream must not wait for ever
+            self._abort()
+            self._fail(Code.INTERNAL, f"the request could not be carried out: {error!r}")
+            raise
+
+    async def _exchange(self, request: httpx.Request) -> None:
+        response = await self._client.send(request, stream=True)
         self._head = Ending(
             "eof",
             status=response.status_code,
-            content_type=response.headers.get("content-type", ""),
+            content_type=response.headers.get("content-type", "")[:LONGEST_TYPE],
         )
         body: Body = response.extensions[BODY]
         encoding = response.headers.get("content-encoding", "identity").lower()
@@ -91,13 +103,15 @@ class Upstream:
             pass  # what was read of the message is still the best there is
         finally:
             await response.aclose()
+        said = bytes(content)
+        masked = self._key.mask(said) if self._key else said
         self._end(
             Ending(
                 "http",
                 status=response.status_code,
                 content_type=self._head.content_type,
                 retry_after_s=_retry_after_s(response.headers),
-                body=bytes(content[:limit]),
+                body=masked[:limit],
             )
         )
 
@@ -125,6 +139,7 @@ class Upstream:
             if self._paused:
                 body.pause()
             else:
+                self.progress = time.monotonic()  # the pause was ours, not the provider's
                 body.resume()
         left = flow.limit - flow.sent
         if left < READ_BYTES or self._read_limit < READ_BYTES:
@@ -135,7 +150,9 @@ class Upstream:
         self._body = None
         if error is None:
             self._end(self._head)
-        elif isinstance(error, httpx.RemoteProtocolError):
+        elif isinstance(error.__cause__, httptools.HttpParserError):
+            self._fail(Code.BAD_RESPONSE, str(error))
+        elif isinstance(error, httpx.RemoteProtocolError):  # cut, but maybe all was said before
             self._end(_changed(self._head, "eof", Code.STREAM_INCOMPLETE, str(error)))
         else:
             self._end(_changed(self._head, "reset", Code.TRANSPORT, str(error)))
@@ -143,7 +160,7 @@ class Upstream:
     def cancel(self) -> None:
         """Close the upstream connection now, in whatever state, and say so."""
         self._abort()
-        self._end(Ending("cancelled", code=Code.CANCELLED, message="cancelled by the client"))
+        self._end(CANCELLED)
 
     def finish(self) -> None:
         """The stream has had its terminal token: drain a little, so the connection is reused."""
@@ -192,7 +209,8 @@ class Upstream:
     def _end(self, ending: Ending) -> None:
         if not self._over:
             self._over = True
-            self.flow.end(ending, time.monotonic_ns())
+            # Behind the terminal token nothing is wanted: no rest may wait for credit.
+            self.flow.end(ending if self._drained < 0 else CANCELLED, time.monotonic_ns())
             self._on_end(self)
 
 
@@ -213,7 +231,7 @@ def _changed(
     )
 
 
-def _connection_ending(error: httpx.HTTPError, timeouts: Timeouts) -> Ending:
+def _connection_ending(error: httpx.HTTPError | httpx.InvalidURL, timeouts: Timeouts) -> Ending:
     """Say in one line why no answer came, with the clock's setting where one ran out."""
     text = str(error) or type(error).__name__
     match error:

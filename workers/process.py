@@ -42,6 +42,9 @@ def run(wiring: Wiring, index: int, ready: Connection) -> None:
     poll = select.poll()
     for fd in (parent, *bells):
         poll.register(fd, select.POLLIN)
+    for reader, line in zip(ins, lines, strict=True):
+        if reader.release(reader.released):  # our predecessor may have died before it rang
+            line.room.ring()
     ready.send("ready")
     ready.close()
     while not stopping:

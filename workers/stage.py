@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Final, TypeAlias
 
-from ringcast.errors import Code
 from ringcast.shm import records
 from ringcast.shm.counters import Block
+from ringcast.shm.layout import HEADER
 from ringcast.shm.records import decode_open
 from ringcast.shm.ring import Reader, Record, Writer
 from ringcast.shm.tokens import Done, Error, StreamToken, encoder
@@ -23,8 +23,9 @@ from ringcast.workers.stream import Stream, decode_ending, split
 # 64 records of one paced token each decode in about 0.3 ms.
 ROUND_RECORDS: Final = 64
 ROUND_BYTES: Final = 64 << 10
-# Raw bytes that may pass without a token before the broker is told, for the sake of credit.
-SILENT_BYTES: Final = 4 << 10
+# Raw bytes that may pass without a token before the broker is told, for the sake of credit:
+# three quarters of the smallest window (1 KiB) less some, or a stream could stand still.
+SILENT_BYTES: Final = 512
 TEXT_CHARACTERS: Final = 8 << 10
 BATCH_TOKENS: Final = 4096
 
@@ -42,6 +43,8 @@ class Stage:
         """Begin with no streams. `epoch` counts the worker's starts."""
         self._ins = ins
         self._out = out
+        # The broker keeps a quarter of the ring free: room for two of these, a PAD included.
+        self._largest = out.capacity >> 4
         self._counters = counters
         self._streams: dict[int, Stream] = {}
         self._partial: dict[int, bytearray] = {}
@@ -106,6 +109,8 @@ class Stage:
         stream.raw = record.b
         if kind == records.DATA:
             tokens = self._decode(stream, record)
+        elif kind != records.END:
+            return
         else:
             tokens = stream.body.end(decode_ending(record.payload))
             self._dead.append(slot)
@@ -140,7 +145,8 @@ class Stage:
                 self._tell(slot, stream, b"\x90", 0)
             if stream.body.dirty and slot not in self._dead:
                 state = stream.body.state()
-                self._checkpoint(slot, stream.next_seq, position, state, index)
+                if len(state) <= self._largest:  # an answer that is no event stream is kept whole
+                    self._checkpoint(slot, stream.next_seq, position, state, index)
         self._touched = {}
         for slot in self._dead:
             self._counters.add(self._c_oddities, self._streams.pop(slot).body.oddities)
@@ -168,7 +174,7 @@ class Stage:
         """Encode tokens into records that fit, halving the list until they do."""
         payload = encoder.encode(tokens)
         count = len(tokens)
-        if len(payload) <= self._out.max_payload and count <= BATCH_TOKENS:
+        if len(payload) <= self._largest and count <= BATCH_TOKENS:
             last = isinstance(tokens[-1], _TERMINAL)
             self._tell(slot, stream, payload, count, records.TERMINAL if last else 0)
         elif count > 1:
@@ -180,18 +186,9 @@ class Stage:
             self._fragment(slot, stream, tokens[0], payload)
 
     def _fragment(self, slot: int, stream: Stream, token: StreamToken, payload: bytes) -> None:
-        """Cut a single large token over several records, or refuse it if it never fits."""
-        limit = self._out.capacity // 2
-        if len(payload) > limit:
-            stream.body.finished = True
-            text = (
-                f"a {type(token).__name__} token of {len(payload)} bytes is over the limit of "
-                f"{limit} (half of rings.out_bytes)"
-            )
-            self._pack(slot, stream, [Error(Code.BAD_EVENT, text)])
-            return
+        """Cut a single large token over several records; the broker joins it again."""
         flags = records.TERMINAL if isinstance(token, _TERMINAL) else 0
-        step = self._out.max_payload
+        step = self._largest
         for start in range(0, len(payload), step):
             mark = (records.BEGIN if start == 0 else 0) | (
                 records.LAST if start + step >= len(payload) else 0
@@ -210,12 +207,20 @@ class Stage:
         self._told[slot] = stream.raw
 
     def _commit(self) -> bool:
-        """Append and publish everything that waits, then release its input."""
+        """Append and publish everything that waits, then release its input.
+
+        A round that may never fit at once, since a single event can be larger than the ring,
+        is published in parts.
+        """
         out = self._out
         append = out.append
-        for record in self._pending:
+        for number, record in enumerate(self._pending):
             if not append(*record):
-                out.abandon()
+                if sum(len(one[4]) + HEADER + 7 for one in self._pending) > out.capacity >> 3:
+                    self.ring_out |= out.publish()
+                    del self._pending[:number]
+                else:
+                    out.abandon()
                 self.blocked = True
                 self._counters.add(self._c_full)
                 return False
