@@ -8,9 +8,9 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, Protocol, TextIO
 
-from ringcast.broker.client import ClientStream, connect
+from ringcast.broker.client import connect
 from ringcast.errors import Code, RequestError
 from ringcast.shm.tokens import (
     Delta,
@@ -66,8 +66,7 @@ async def _chat(
 ) -> int:
     async with connect(directory, name="ringcast chat") as client:
         stream = await client.chat(model, messages, **options)
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGINT, lambda: loop.create_task(_cancel(stream)))
+        cancel_on_interrupt(stream)
         show = _show_json if as_json else Screen(sys.stdout).show
         last: StreamToken | None = None
         async for token in stream:
@@ -80,8 +79,23 @@ async def _chat(
     return 0
 
 
-async def _cancel(stream: ClientStream) -> None:
-    await stream.cancel()
+class Cancellable(Protocol):
+    """What Ctrl-C ends."""
+
+    async def cancel(self) -> None:
+        """End it."""
+
+
+def cancel_on_interrupt(stream: Cancellable) -> None:
+    """Let the first Ctrl-C cancel the stream; a second one ends the program as usual."""
+    loop = asyncio.get_running_loop()
+    tasks: list[asyncio.Task[None]] = []  # the loop keeps only weak references
+
+    def interrupted() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        tasks.append(loop.create_task(stream.cancel()))
+
+    loop.add_signal_handler(signal.SIGINT, interrupted)
 
 
 def cancel(directory: Path, stream_id: bytes) -> None:

@@ -23,6 +23,7 @@ def serve(config_path: Path | None, run_dir: Path, *, parent_pid: int = 0) -> No
 
     Raises `ConfigError`, `RunDirError` and `AlreadyRunning` while that can still be told.
     """
+    run_dir = run_dir.absolute()  # the state file names the socket to clients anywhere
     tree = config.load(config_path)
     rundir.prepare(run_dir)
     rundir.refuse_second(run_dir)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from ringcast import rundir
+from ringcast import config, rundir
 from ringcast.errors import RingcastError, StartupError
 from ringcast.rundir import State
 
@@ -22,11 +22,13 @@ LOOK_S: Final = 0.02
 
 def start(directory: Path, config_path: Path | None) -> State:
     """Start a daemon that outlives us. Raises `AlreadyRunning` or `StartupError`."""
+    directory = directory.absolute()  # the daemon works in /
     rundir.prepare(directory)
     rundir.refuse_second(directory)
     arguments = [sys.executable, "-P", "-m", "ringcast", "serve", "--run-dir", str(directory)]
-    if config_path is not None:
-        arguments += ["--config", str(config_path.absolute())]
+    chosen = config_path or config.default_path()
+    if chosen.exists():
+        arguments += ["--config", str(chosen.absolute())]
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     log = os.open(directory / LOG, flags, 0o600)
     try:
@@ -52,9 +54,10 @@ def _await_ready(directory: Path, child: subprocess.Popen[bytes]) -> State:
         if child.poll() is not None:
             break
         time.sleep(LOOK_S)
-    child.kill()
+    child.terminate()  # it still removes what it has made
     said = (directory / LOG).read_text(errors="replace").strip().splitlines()
-    raise StartupError(said[-1] if said else f"the daemon was not ready within {START_S:g} s")
+    late = f"the daemon was not ready within {START_S:g} s"
+    raise StartupError(said[-1].removeprefix("ringcast: ") if said else late)
 
 
 def stop(directory: Path) -> None:

@@ -65,17 +65,18 @@ def _helpers(pid: int, known: set[int]) -> list[dict[str, Any]]:
 def print_status(report: dict[str, Any]) -> None:
     """Print a status for people."""
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console(highlight=False)
     live = sum(stream["state"] != "ended" for stream in report["streams"])
     console.print(
-        f"[bold]{report['status']}[/] pid {report['pid']} in {report['run_dir']}, "
+        f"[bold]{report['status']}[/] pid {report['pid']} in {escape(report['run_dir'])}, "
         f"version {report['version']}, up {report['uptime_s']:.0f} s"
     )
     console.print(f"clients {report['clients']}, live streams {live}")
     for name, state in sorted(report["providers"].items()):
         colour = "green" if state == "ready" else "dim"
-        console.print(f"  [{colour}]{name:<20} {state}[/]")
+        console.print(f"  [{colour}]{name:<20} {escape(state)}[/]")
 
 
 def print_processes(report: dict[str, Any]) -> None:
@@ -83,7 +84,7 @@ def print_processes(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # a model's name may hold anything
     table = Table("role", "pid", "private MB", "PSS MB", "restarts", "ready ms", box=None)
     for row in report["processes"]:
         table.add_row(

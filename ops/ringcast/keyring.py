@@ -21,9 +21,9 @@ MAX_BYTES = 1 << 20
 def pack(config: Config, environment: Mapping[str, str]) -> int:
     """Return an inheritable descriptor of the variables that `config` takes keys from."""
     named = {p.key.env for p in config.providers.values() if p.key and p.key.env}
-    taken = {name: environment[name] for name in named if name in environment}
+    taken = {name: os.fsencode(environment[name]) for name in named if name in environment}
     fd = _memory_file()
-    os.write(fd, msgspec.json.encode(taken))
+    os.write(fd, msgspec.msgpack.encode(taken))
     os.set_inheritable(fd, True)
     return fd
 
@@ -36,7 +36,8 @@ def without(config: Config, environment: Mapping[str, str]) -> dict[str, str]:
 
 def unpack(fd: int) -> dict[str, str]:
     """Read the variables; the descriptor stays usable for the next process."""
-    return msgspec.json.decode(os.pread(fd, MAX_BYTES, 0), type=dict[str, str])
+    taken = msgspec.msgpack.decode(os.pread(fd, MAX_BYTES, 0), type=dict[str, bytes])
+    return {name: os.fsdecode(value) for name, value in taken.items()}
 
 
 def _memory_file() -> int:

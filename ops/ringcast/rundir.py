@@ -12,6 +12,7 @@ import fcntl
 import os
 import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,10 @@ CLIENT_SOCKET: Final = "client.sock"
 SOCKETS: Final = (CLIENT_SOCKET, "control.sock")
 # sockaddr_un holds 108 bytes, the last of them zero.
 MAX_PATH: Final = 107
+# How often, and how far apart, a lock that is held is looked at: `locked` holds it too,
+# for microseconds, and must not be taken for a daemon.
+LOOKS: Final = 20
+LOOK_S: Final = 0.005
 
 
 class ProcessState(msgspec.Struct):
@@ -65,6 +70,7 @@ def prepare(path: Path) -> Path:
 
     Raises `RunDirError` naming owner, mode or length at fault.
     """
+    measure(path)
     try:
         path.mkdir(mode=0o700, parents=True)
     except FileExistsError:
@@ -76,13 +82,11 @@ def prepare(path: Path) -> Path:
 
 def verify(path: Path) -> Path:
     """Check owner, mode, type and length. Raises `RunDirError`."""
-    longest = path / max(SOCKETS, key=len)
-    if len(os.fsencode(longest)) > MAX_PATH:
-        raise RunDirError(
-            f"run directory {path}: socket paths would have {len(os.fsencode(longest))} bytes, "
-            f"the system allows {MAX_PATH}; choose a shorter --run-dir"
-        )
-    info = path.lstat()
+    measure(path)
+    try:
+        info = path.lstat()
+    except OSError as error:
+        raise RunDirError(f"run directory {path}: {error.strerror}") from None
     if not stat.S_ISDIR(info.st_mode):
         raise RunDirError(f"run directory {path} is not a directory (links are not followed)")
     if info.st_uid != os.getuid():
@@ -93,24 +97,55 @@ def verify(path: Path) -> Path:
     return path
 
 
+def measure(path: Path) -> None:
+    """Raise `RunDirError` if the sockets' paths would be too long."""
+    longest = path.absolute() / max(SOCKETS, key=len)
+    if len(os.fsencode(longest)) > MAX_PATH:
+        raise RunDirError(
+            f"run directory {path}: socket paths would have {len(os.fsencode(longest))} bytes, "
+            f"the system allows {MAX_PATH}; choose a shorter --run-dir"
+        )
+
+
 class Lock:
     """Holds the run directory for one daemon."""
 
     def __init__(self, path: Path) -> None:
-        """Take the lock. Raises `AlreadyRunning` with the holder's pid."""
+        """Take the lock. Raises `AlreadyRunning` with the holder's pid, `RunDirError`."""
         self._path = path
-        self.fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self.fd)
-            raise _taken(path) from None
+            self.fd = _hold(path)
+        except OSError as error:
+            raise RunDirError(f"lock {path / LOCK}: {error.strerror}") from None
 
     def release(self) -> None:
         """Give the directory back; everything the daemon put there goes, the lock last."""
         for name in (*SOCKETS, STATE, LOCK):
             (self._path / name).unlink(missing_ok=True)
         os.close(self.fd)
+
+
+def _hold(path: Path) -> int:
+    """Return a descriptor that holds the lock."""
+    for _ in range(LOOKS):
+        fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            time.sleep(LOOK_S)
+            continue
+        if _in_place(fd, path / LOCK):
+            return fd
+        os.close(fd)  # its last holder unlinked it after our open: nobody else will see it
+    raise _taken(path)
+
+
+def _in_place(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _taken(path: Path) -> AlreadyRunning:
@@ -132,7 +167,7 @@ def locked(path: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who ask see no holder
     except BlockingIOError:
         return True
     finally:
@@ -160,6 +195,7 @@ def read(path: Path) -> State | None:
 
 def running(path: Path) -> State:
     """Return the state of the live daemon. Raises `NotRunning` or `RunDirError`."""
+    measure(path)
     if not path.exists():
         raise NotRunning(f"no daemon: {path} does not exist; start one with `ringcast serve`")
     verify(path)

@@ -12,6 +12,7 @@ the broker so. When the broker dies everything is stopped and started afresh.
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import resource
@@ -31,7 +32,7 @@ import msgspec
 
 from ringcast import child, keyring, preload, rundir
 from ringcast.config import Config
-from ringcast.errors import StartupError
+from ringcast.errors import RunDirError, StartupError
 from ringcast.rundir import ProcessState, State
 from ringcast.shm import counters, segment
 from ringcast.shm.wiring import Wiring
@@ -72,7 +73,7 @@ class Supervisor:
         self._keys_fd = keys_fd
         self._private = list(private)
         self._on_change = on_change
-        self._parent_pid = parent_pid
+        self._parent = parent_pid, child.start_time(parent_pid)
         self._context = multiprocessing.get_context("fork")
         self._children: dict[int, Child] = {}
         self._poll = select.poll()
@@ -96,6 +97,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        faulthandler.register(signal.SIGUSR1)  # prints all stacks; its default is death
         self._poll.register(wake_read, select.POLLIN)
         _allow_descriptors()
         try:
@@ -117,6 +119,7 @@ class Supervisor:
             counts.providers, counts.workers, rings.in_bytes, rings.out_bytes, segment.family()
         )
         self._segments = self._wiring.create(self._state.pid, self._state.start_time)
+        self._state.status = "starting"
         self._state.segments = [one.name for one in self._segments]
         for ring in self._segments[1:]:  # no child inherits a mapping that it did not make
             ring.close()
@@ -137,7 +140,10 @@ class Supervisor:
         """Start a process and wait for its READY. Raises `StartupError` if none comes."""
         reading, writing = self._context.Pipe(duplex=False)
         process = self._context.Process(
-            target=self._child, args=(role, index, writing), name=f"{role}-{index}"
+            target=self._child,
+            args=(role, index, writing),
+            name=f"{role}-{index}",
+            daemon=True,  # whatever goes wrong here, none of them outlives us
         )
         sys.stdout.flush()
         sys.stderr.flush()
@@ -187,11 +193,20 @@ class Supervisor:
                 if fd == wake:
                     with suppress(BlockingIOError):
                         os.read(wake, 512)
-                elif fd in self._children:
+                elif fd in self._children and self._dead(fd):
                     self._replace(self._forget(fd))
             self._block.beat(time.monotonic_ns())
-            if self._parent_pid and not _alive(self._parent_pid):
+            if self._parent[0] and not _alive(*self._parent):
                 return
+            if not self._run_dir.is_dir():
+                raise RunDirError(f"run directory {self._run_dir} was removed; ending")
+
+    def _dead(self, fd: int) -> bool:
+        """Say whether a child has ended: its number may be a new child's by now.
+
+        When the broker dies all are replaced, so what one poll said of the others is void.
+        """
+        return not self._children[fd].process.is_alive()
 
     def _forget(self, fd: int) -> Child:
         dead = self._children.pop(fd)
@@ -204,11 +219,19 @@ class Supervisor:
     def _replace(self, dead: Child) -> None:
         """Put a new process in a dead one's place, as long as the budget lasts."""
         status = dead.process.exitcode
-        print(
-            f"ringcast: {dead.role} {dead.index} (pid {dead.state.pid}) ended with {status}; "
-            "starting another",
-            file=sys.stderr,
-        )
+        fault = f"{dead.role} {dead.index} (pid {dead.state.pid}) ended with {status}"
+        self._block.add(self._block.slot("restarts"))
+        while fault and not self._stopping:
+            print(f"ringcast: {fault}; starting another", file=sys.stderr)
+            self._charge()
+            try:
+                self._renew(dead)
+                fault = ""
+            except StartupError as error:  # a newborn's death is a death like any other
+                fault = str(error)
+
+    def _charge(self) -> None:
+        """Count a death, and wait the longer the more there were. Raises `StartupError`."""
         counts = self._config.processes
         now = time.monotonic()
         self._deaths.append(now)
@@ -221,20 +244,22 @@ class Supervisor:
                 f"{len(self._deaths)} processes died within {counts.restart_window_s:g} s "
                 "(processes.restarts); giving up"
             )
-        self._block.add(self._block.slot("restarts"))
         if len(self._deaths) > 1:
             time.sleep(CRASH_PAUSE_S * 2 ** min(len(self._deaths), 6))
-        if dead.role == "broker":
-            self._stop_children()
-            self._remove_segments()
-            restarts = dead.state.restarts + 1
-            self._start_all()
-            for one in self._children.values():
-                if one.role == "broker":
-                    one.state.restarts = restarts
-            self._changed()
-        else:
-            self._start(dead.role, dead.index, dead.state.restarts + 1)
+
+    def _renew(self, dead: Child) -> None:
+        """Start a process again, or everything if it was the broker. Raises `StartupError`."""
+        restarts = dead.state.restarts + 1
+        if dead.role != "broker":
+            self._start(dead.role, dead.index, restarts)
+            return
+        self._stop_children()
+        self._remove_segments()
+        self._start_all()
+        for one in self._children.values():
+            if one.role == "broker":
+                one.state.restarts = restarts
+        self._changed()
 
     def _stop_all(self) -> None:
         self._state.status = "stopping"
@@ -243,7 +268,7 @@ class Supervisor:
         self._remove_segments()
 
     def _stop_children(self) -> None:
-        """Stop in the order in which data flows, so that each empties what it still has."""
+        """Stop everything, the broker first: it tells the clients why their streams end."""
         for role in ("broker", "provider", "worker"):
             group = [one for one in self._children.values() if one.role == role]
             for one in group:
@@ -272,7 +297,10 @@ class Supervisor:
 
     def _changed(self) -> None:
         self._state.processes = [one.state for one in self._children.values()]
-        self._on_change(self._state)
+        try:
+            self._on_change(self._state)
+        except OSError as error:  # the processes matter more than the file that lists them
+            print(f"ringcast: state file: {error}", file=sys.stderr)
 
 
 def _allow_descriptors() -> None:
@@ -292,7 +320,10 @@ def _death_fd(process: ForkProcess) -> int:
     return int(process.sentinel)
 
 
-def _alive(pid: int) -> bool:
+def _alive(pid: int, start_time: int) -> bool:
+    """Say whether a process lives; where its start is known, a zombie or another does not."""
+    if start_time:
+        return child.start_time(pid) == start_time
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
