@@ -116,13 +116,14 @@ class Upstream:
         )
 
     def _on_data(self, chunk: bytes) -> None:
-        self.progress = time.monotonic()
+        now_ns = time.monotonic_ns()
+        self.progress = now_ns / 1e9
         if self._drained >= 0:
             self._drain(len(chunk))
             return
         flow = self.flow
         try:
-            flow.data(chunk, time.monotonic_ns())
+            flow.data(chunk, now_ns)
         except WireError as error:
             self._abort()
             self._fail(error.code, str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import multiprocessing
 import os
 import resource
@@ -13,6 +14,7 @@ from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
+GC_ALLOCATIONS: Final = 20_000
 
 
 def enter(name: str) -> None:
@@ -21,6 +23,9 @@ def enter(name: str) -> None:
     SIGINT belongs to the supervisor (a terminal sends it to the whole group), SIGHUP is
     ignored, SIGUSR1 prints all stacks, and no core file will ever hold a key.
     """
+    # Tokens make tuples and no cycles: the default of 700 would look through them, and what
+    # is kept of the log, tens of times a second.
+    gc.set_threshold(GC_ALLOCATIONS, 20, 50)
     signal.set_wakeup_fd(-1)  # the supervisor's, inherited by the fork
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
