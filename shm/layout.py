@@ -25,8 +25,8 @@ R7   The producer keeps a copy of `released` and reads the word again only when 
 R8   Payloads are handed out as views that are valid until `release`; `release` refuses
      while a lease is open.
 R9   A doorbell is rung only for a consumer that said it sleeps: it sets `sleeping`, fences,
-     looks at `tail` again, and sleeps 20 ms at most. The producer stores `tail`, fences, and
-     looks at `sleeping`. The word is odd during a sleep and only ever grows, across hand-overs
+     looks at `tail` again, and sleeps 20 ms at most (250 ms while no stream is open). The
+     producer stores `tail`, fences, and looks at `sleeping`. The word is odd during a sleep and only ever grows, across hand-overs
      too: each sleep is rung for once, and none is taken for an earlier one.
 R10  A dead producer leaves at most unpublished bytes after `tail`; a successor starts there.
 R11  A dead consumer's successor starts at `released`.

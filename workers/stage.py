@@ -63,6 +63,11 @@ class Stage:
         self._c_errors, self._c_full = name("errors"), name("ring_full")
         self._c_oddities = name("oddities")
 
+    @property
+    def busy(self) -> bool:
+        """Whether any stream is open."""
+        return bool(self._streams)
+
     def step(self, now_ns: int) -> bool:
         """Do one round over every in-ring; return whether there was anything to do.
 
