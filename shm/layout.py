@@ -26,8 +26,9 @@ R8   Payloads are handed out as views that are valid until `release`; `release` 
      while a lease is open.
 R9   A doorbell is rung only for a consumer that said it sleeps: it sets `sleeping`, fences,
      looks at `tail` again, and sleeps 20 ms at most (250 ms while no stream is open). The
-     producer stores `tail`, fences, and looks at `sleeping`. The word is odd during a sleep and only ever grows, across hand-overs
-     too: each sleep is rung for once, and none is taken for an earlier one.
+     producer stores `tail`, fences, and looks at `sleeping`. The word is odd during a sleep
+     and only ever grows, across hand-overs too: each sleep is rung for once, and none is
+     taken for an earlier one.
 R10  A dead producer leaves at most unpublished bytes after `tail`; a successor starts there.
 R11  A dead consumer's successor starts at `released`.
 R12  Every hand-over of a side raises its epoch; who finds a foreign one stops (`Fenced`).
