@@ -318,7 +318,7 @@ def test_too_many_tool_calls_and_too_long_arguments() -> None:
         '{"usage":Infinity}',
         '{"usage":1e999}',
         '{"x":' + "[" * 100_000 + "]" * 100_000 + "}",
-        '{"x":' + '{"a":' * 1_000 + "1" + "}" * 1_001,
+        '{"x":' + '{"a":' * 100_000 + "1" + "}" * 100_001,
         json.dumps({"choices": [{}] * 10_000}),
         json.dumps({"choices": [{"delta": {"tool_calls": [{"index": -1}]}}]}),
     ],
