@@ -383,7 +383,7 @@ class Process:
                 "id": stream.id.hex(),
                 "provider": stream.provider,
                 "model": stream.model,
-                "state": stream.state,
+                "state": stream.phase,
                 "seq": stream.end - 1,
                 "readers": len(stream.subscriptions),
             }
@@ -422,8 +422,20 @@ class Process:
                     if before is not None and before.epoch != epoch:
                         self._provider_lost(index)
                     self._command(index, commands.Welcome())
+                case commands.Takeover(index):
+                    self._hand_over(parts[0], index)
                 case commands.Gone():
                     pass
+
+    def _hand_over(self, route: bytes, index: int) -> None:
+        """Tell a new worker where the streams are, after all that its predecessor said."""
+        while self._readers[index].pending:
+            self._drain(index)
+        answer = commands.Adopt(self._sessions.of_worker(index))
+        try:
+            self._control.send((route, commands.encode(answer)))
+        except zmq.ZMQError:  # EHOSTUNREACH: it has died as well, and another will ask
+            return
 
     def _provider_lost(self, index: int) -> None:
         text = "the provider process died; its connections could not be kept"

@@ -25,10 +25,11 @@ import msgspec
 from ringcast.broker import protocol
 from ringcast.broker.credit import Window
 from ringcast.errors import Code, RequestError
+from ringcast.providers.commands import Adopted
 from ringcast.shm import records
-from ringcast.shm.records import is_whole
+from ringcast.shm.records import decode_open, is_whole
 from ringcast.shm.ring import Reader, Record
-from ringcast.shm.tokens import Error, encoder
+from ringcast.shm.tokens import Error, decoder, encoder
 
 
 class Client:
@@ -117,12 +118,15 @@ class Stream:
 
     __slots__ = (
         "abandoned",
+        "api",
+        "base",
         "end",
         "entries",
         "failed",
         "heaped",
         "id",
         "model",
+        "opened_ns",
         "paid",
         "partial",
         "process",
@@ -130,6 +134,7 @@ class Stream:
         "provider",
         "raw",
         "slot",
+        "state",
         "subscriptions",
         "terminal",
         "window",
@@ -165,6 +170,11 @@ class Stream:
         self.failed = False  # ended by the broker: its provider still knows nothing of it
         self.abandoned = False
         self.partial = bytearray()
+        # For a successor of the worker: what it says of the stream with its last record.
+        self.api = ""  # the wire decoder, once the worker knows the stream
+        self.opened_ns = 0
+        self.base = (0, 0)  # the next token's number, and raw bytes dealt with
+        self.state = b""
 
     @property
     def first(self) -> int:
@@ -172,7 +182,7 @@ class Stream:
         return self.entries[0].a if self.entries else self.end
 
     @property
-    def state(self) -> str:
+    def phase(self) -> str:
         """What `ringcast ps` shows."""
         if self.terminal:
             return "ended"
@@ -242,6 +252,22 @@ class Log:
             stream.entries.popleft()
 
 
+def _note(stream: Stream, record: Record) -> None:
+    """Keep what a successor of the worker needs; the broker itself does not."""
+    if record.kind == records.OPEN:
+        stream.api, stream.opened_ns = decode_open(record.payload).api, record.a
+    elif record.kind == records.CHECKPOINT:
+        stream.state = bytes(record.payload)
+        stream.base = record.a, record.b
+
+
+def _behind(record: Record, number: int) -> Record:
+    """Return what a record holds from token `number` on."""
+    rest = decoder.decode(record.payload)[number - record.a :]
+    payload = memoryview(encoder.encode(rest))
+    return msgspec.structs.replace(record, a=number, count=len(rest), payload=payload)
+
+
 def _on_heap(record: Record) -> Record:
     return msgspec.structs.replace(record, payload=memoryview(bytes(record.payload)))
 
@@ -270,16 +296,8 @@ class Sessions:
         """Index a batch of records and pass each on to whoever has credit for it."""
         streams, dirty, kind = self.streams, self.dirty, records.TOKENS
         for record in batch:
-            if record.kind != kind:
-                if record.kind == records.START and record.a > 1:
-                    self._worker_lost(log)
-                continue
             stream = streams.get(record.stream)
             if stream is None or stream.terminal:
-                continue
-            stream.raw = record.b
-            if not record.count:  # bytes that made no token
-                self._settle(stream)
                 continue
             if not is_whole(record.flags):
                 whole = self._join(stream, record)
@@ -287,6 +305,19 @@ class Sessions:
                     log.skip(record.end)  # it is on the heap until the rest comes
                     continue
                 record = whole
+            if record.kind != kind:
+                _note(stream, record)
+                continue
+            stream.raw = record.b
+            if not record.flags & records.MORE:
+                stream.base = record.a + record.count, record.b
+            if not record.count:  # bytes that made no token
+                self._settle(stream)
+                continue
+            if record.a < stream.end:  # a successor of the worker says again what it must
+                if record.a + record.count <= stream.end:
+                    continue
+                record = _behind(record, stream.end)
             log.keep(stream, record)
             self.tokens += record.count
             self._deliver(stream, record, dirty)
@@ -318,12 +349,13 @@ class Sessions:
         if not stream.terminal and stream.window.processed(raw):
             self.granted.append(stream)
 
-    def _worker_lost(self, log: Log) -> None:
-        """End the streams of a worker that died; its successor knows nothing of them."""
-        error = Error(Code.WORKER_LOST, "the worker process died and was replaced", retryable=True)
-        for stream in list(self.streams.values()):
-            if self.logs[stream.worker] is log:
-                self.fail(stream, error)
+    def of_worker(self, worker: int) -> list[Adopted]:
+        """Return where a worker's live streams are, for the one that stands in for it."""
+        return [
+            Adopted(s.slot, s.api, s.opened_ns, *s.base, s.state)
+            for s in self.streams.values()
+            if s.worker == worker and s.api and not s.terminal
+        ]
 
     def _join(self, stream: Stream, record: Record) -> Record | None:
         if record.flags & records.BEGIN:

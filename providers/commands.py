@@ -1,4 +1,4 @@
-"""What the broker and a provider process say to each other, one msgpack array a message."""
+"""What the broker, the provider processes and new workers say, one msgpack array a message."""
 
 from __future__ import annotations
 
@@ -60,9 +60,36 @@ class Gone(Command, frozen=True, tag="gone"):
     slot: int
 
 
+class Takeover(Command, frozen=True, tag="takeover"):
+    """A worker stands in for one that died and asks where its streams are. Answer: ADOPT."""
+
+    index: int
+
+
+class Adopted(msgspec.Struct, frozen=True, array_like=True):
+    """A stream as its last worker left it: go on at `next_seq`, behind `raw` bytes of the body.
+
+    `state` is the last CHECKPOINT's payload, empty if there was none.
+    """
+
+    slot: int
+    api: str
+    opened_ns: int
+    next_seq: int
+    raw: int
+    state: bytes
+
+
+class Adopt(Command, frozen=True, tag="adopt"):
+    """The live streams of a worker that died."""
+
+    streams: list[Adopted]
+
+
 ToProvider: TypeAlias = Start | Grant | Stop | Welcome
-ToBroker: TypeAlias = Ready | Gone
+ToBroker: TypeAlias = Ready | Gone | Takeover
 
 encode = msgspec.msgpack.Encoder().encode
 decode_command = msgspec.msgpack.Decoder(ToProvider).decode
+decode_adopt = msgspec.msgpack.Decoder(Adopt).decode
 decode_report = msgspec.msgpack.Decoder(ToBroker).decode

@@ -17,7 +17,18 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
     "none": (),
     "supervisor": ("restarts",),
     "provider": ("requests", "streams", "bytes_in", "records", "ring_full", "errors", "cancelled"),
-    "worker": ("records", "bytes_in", "tokens", "streams", "errors", "oddities", "ring_full"),
+    "worker": (
+        "records",
+        "bytes_in",
+        "tokens",
+        "streams",
+        "errors",
+        "oddities",
+        "ring_full",
+        "at",  # the record being decoded (position and ring), 0 between records
+        "died_at",  # the one that a predecessor died at
+        "deaths_at",  # how many did, one after the other
+    ),
     "broker": (
         "clients",
         "streams",
@@ -60,6 +71,10 @@ class Block:
         """Store a gauge."""
         self._words[slot] = value
 
+    def get(self, slot: int) -> int:
+        """Read a word back, as a successor does."""
+        return self._words[slot]
+
     def beat(self, now_ns: int) -> None:
         """Store the heartbeat: CLOCK_MONOTONIC in nanoseconds."""
         self._words[2] = now_ns
@@ -67,6 +82,14 @@ class Block:
     def close(self) -> None:
         """Give the view of the page back."""
         self._words.release()
+
+
+def heartbeat_ns(page: memoryview, number: int) -> int:
+    """Return the heartbeat of block `number`, 0 if there was none yet."""
+    start = number * BLOCK_BYTES
+    with page[start : start + BLOCK_BYTES].cast("Q") as words:
+        beat: int = words[2]
+        return beat
 
 
 def read(page: memoryview) -> list[dict[str, int | str]]:

@@ -6,15 +6,17 @@
 | DATA       | slot   | –       | received, ns   | raw bytes so far| whole events        |
 | END        | slot   | –       | received, ns   | raw bytes so far| msgpack ending      |
 | TOKENS     | slot   | tokens  | first sequence | raw bytes so far| msgpack token array |
-| CHECKPOINT | 0      | in-ring | –              | input position  | –                   |
-| CHECKPOINT | slot   | in-ring | next sequence  | input position  | decoder state       |
+| CHECKPOINT | slot   | –       | next sequence  | raw bytes so far| decoder state       |
 | START      | 0      | –       | epoch          | –               | –                   |
 
 In-rings carry OPEN, DATA and END; out-rings OPEN, TOKENS, CHECKPOINT and START.
 Sequence numbers count tokens within a stream, from 0. "Raw bytes so far" counts the
 response body's bytes up to and including the record: it is what credit is measured in.
-A TOKENS payload is already what a client receives, so the broker forwards it undecoded.
-START is a worker's first record: whoever reads it knows that an earlier worker is gone.
+Hand-over: what a stream's last record without MORE says (next sequence, raw bytes), together
+with its last CHECKPOINT, is where a successor of the worker goes on; input whose raw bytes
+are not beyond that was dealt with. A TOKENS payload is already what a client receives, so
+the broker forwards it undecoded.
+START is a worker's first record, for whoever reads a ring by hand.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ LAST: Final = 2
 WHOLE: Final = BEGIN | LAST
 REST: Final = 4  # DATA: the unfinished event that was left when the body ended
 TERMINAL: Final = 8  # TOKENS: the last token is Done or Error
+MORE: Final = 16  # TOKENS, CHECKPOINT: the same step of the stream goes on in the next record
 
 
 class Open(msgspec.Struct, frozen=True, array_like=True):

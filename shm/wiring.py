@@ -10,6 +10,7 @@ from __future__ import annotations
 from ringcast.errors import StartupError
 from ringcast.shm import counters, layout, segment
 from ringcast.shm.doorbell import Doorbell
+from ringcast.shm.ring import hand_over
 
 
 class Line:
@@ -65,6 +66,17 @@ class Wiring:
                 segment.remove(one.name)
             raise
         return made
+
+    def hand_over(self, role: str, index: int) -> None:
+        """Fence whoever held a process's ends of its rings, before a successor takes them."""
+        if role == "worker":
+            ends = [(row[index], False) for row in self.ins] + [(self.outs[index], True)]
+        else:
+            ends = [(line, True) for line in self.ins[index]]
+        for line, produces in ends:
+            one = segment.attach(line.name)
+            hand_over(one.memory, producer=produces, consumer=not produces)
+            one.close()
 
     def block(self, role: str, index: int) -> int:
         """Return the number of a process's counters block."""

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from ringcast.broker import protocol
 from ringcast.broker.credit import Window
 from ringcast.broker.session import Client, Log, Sessions, Stream
+from ringcast.errors import Code
 from ringcast.providers.flow import Flow, Outlet
 from ringcast.providers.wire.body import Ending
 from ringcast.providers.wire.sse import SseFramer
@@ -25,7 +26,7 @@ from ringcast.replay.numbered import numbered_events, numbered_tokens
 from ringcast.replay.recording import Recording, bundled
 from ringcast.shm import records
 from ringcast.shm.ring import Reader, Writer
-from ringcast.shm.tokens import Done, StreamToken, Text
+from ringcast.shm.tokens import Done, Error, StreamToken, Text
 from ringcast.workers.stage import Stage
 
 APIS = ("chat", "completions", "messages", "complete")
@@ -163,6 +164,116 @@ def test_any_order_of_steps(
         assert sum(type(token).__name__ in ("Done", "Error") for token in taken) == 1
     assert not pipeline.cut
     assert pipeline.stage._streams == {}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    bodies=st.lists(BODIES, min_size=1, max_size=5),
+    window=st.integers(1024, 60_000),
+    in_bytes=st.sampled_from([1 << 16, 1 << 19]),
+    seed=st.integers(0, 1 << 32),
+)
+def test_workers_that_die_at_any_moment(
+    bodies: list[tuple[str, bytes]], window: int, in_bytes: int, seed: int
+) -> None:
+    """Killed before, within and after any round: each token still comes once and in order."""
+    draw = random.Random(seed)
+    pipeline = Pipeline(in_bytes, 1 << 16)
+    inbox = pipeline.connect(b"one")
+    for slot, (api, body) in enumerate(bodies, 1):
+        chunks = cut(draw, body, draw.choice([7, 300, 5000, 1 << 16]))
+        stream = pipeline.open(slot, api, chunks, window)
+        pipeline.attach(inbox, slot, stream, -1, 1 << 18)
+    steps = [pipeline.publish, pipeline.work, pipeline.fan_out, pipeline.credit_all]
+    steps += [lambda slot=slot: pipeline.read(slot) for slot in pipeline.upstreams]  # type: ignore[misc]
+    steps += [lambda: pipeline.deliver(inbox)]
+    for _ in range(200):
+        draw.choice(steps)()
+        if draw.random() < 0.1:
+            pipeline.kill_worker(draw.choice(["idle", "publish", "release"]))
+    pipeline.run()
+    for slot, (api, body) in enumerate(bodies, 1):
+        taken = inbox.tokens[slot]
+        last = taken[-1]
+        if isinstance(last, Error) and last.code == Code.WORKER_LOST:
+            # Only an event that takes more than half of the in-ring may be lost this way.
+            assert max(map(len, body.split(b"\n\n"))) > in_bytes >> 1
+            continue
+        assert plain(joined(taken)) == plain(joined(decode(api, [body])))
+        assert sum(type(token).__name__ in ("Done", "Error") for token in taken) == 1
+
+
+def test_an_unfinished_event_survives_its_worker() -> None:
+    pipeline = Pipeline(1 << 19, 1 << 16)
+    inbox = pipeline.connect(b"one")
+    body = one_event("x" * 200_000)
+    chunks = [body[i : i + 1000] for i in range(0, len(body), 1000)]
+    pipeline.attach(inbox, 1, pipeline.open(1, "chat", chunks, 1 << 20), -1, 1 << 18)
+    while pipeline.read(1):
+        pipeline.publish()
+        pipeline.work()
+        pipeline.kill_worker("idle")
+    pipeline.run()
+    assert plain(joined(inbox.tokens[1])) == plain(joined(decode("chat", [body])))
+
+
+@pytest.mark.parametrize("name", [r.name for r in RECORDINGS])
+def test_any_part_of_a_round_is_enough_for_a_successor(name: str) -> None:
+    """Only so many records of a worker's last round were visible: the next one says the rest."""
+    (recording,) = [r for r in RECORDINGS if r.name == name]
+    in_ring, out_ring = ring(1 << 19), ring(1 << 20)
+    outlet = Outlet(Writer(in_ring), wake=lambda: None)
+    flow = Flow(slot=1, outlet=outlet, framer=SseFramer(), limit=1 << 19)
+    flow.open(records.Open(b"the stream's id.", recording.api, "fake", "model"), now_ns=0)
+    for chunk in cut(random.Random(name), recording.body, 1500):
+        flow.data(chunk, now_ns=1)
+    flow.end(Ending("eof"), now_ns=2)
+    outlet.writer.publish()
+    before = bytes(in_ring)
+    stage = Stage([Reader(in_ring)], Writer(out_ring), worker_counters(), epoch=1)
+    assert stage.step(now_ns=3)
+    round_ = Reader(out_ring).poll(10_000)
+    for visible in range(len(round_) + 1):
+        log = Log(Reader(ring(1 << 16)))
+        sessions, client = Sessions([log]), Client(b"one", "fake", 1)
+        stream = Stream(1, b"the stream's id.", "fake", "model", 0, 0, Window(1 << 19))
+        sessions.add(stream)
+        sessions.subscribe(client, 1, stream, -1, 1 << 19)
+        if visible:
+            sessions.ingest(log, round_[:visible])
+        again, rest = memoryview(bytearray(before)), ring(1 << 20)
+        left = sessions.of_worker(0)
+        successor = Stage([Reader(again)], Writer(rest), worker_counters(), 2, left)
+        while successor.step(now_ns=4):
+            pass
+        sessions.ingest(log, Reader(rest).poll(10_000))
+        inbox = Inbox(client)
+        inbox.begin(1, 0)
+        inbox.take(client.frame())
+        expected = plain(decode(recording.api, [recording.body]))
+        assert plain(joined(inbox.tokens[1])) == plain(joined(expected)), visible
+
+
+def test_poison_ends_its_stream_and_no_other() -> None:
+    """Two workers die at one record: the third one leaves it alone."""
+    pipeline = Pipeline()
+    inbox = pipeline.connect(b"one")
+    for slot in (1, 2):
+        pipeline.attach(inbox, slot, pipeline.open(slot, "chat", [numbered(9)], 1 << 16), -1, 9999)
+    at = pipeline.counters.slot("at")
+    pipeline.read(1)
+    pipeline.publish()
+    position = pipeline.outlet.writer.position
+    pipeline.read(2)
+    for _ in range(2):
+        pipeline.counters.set(at, position << 4)  # what a worker leaves that dies in a record
+        pipeline.kill_worker("publish")
+        pipeline.counters.set(at, position << 4)
+        pipeline.kill_worker("publish")
+    pipeline.run()
+    (error,) = [token for token in inbox.tokens[1] if isinstance(token, Error)]
+    assert error.code == Code.POISON_INPUT
+    assert plain(inbox.tokens[2]) == plain(decode("chat", [numbered(9)]))
 
 
 def joined(tokens: list[StreamToken]) -> list[StreamToken]:

@@ -7,21 +7,29 @@ import select
 import signal
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Final
 
+import zmq
+
 from ringcast import child
+from ringcast.errors import StartupError
+from ringcast.providers import commands
+from ringcast.providers.commands import Adopted
 from ringcast.shm import counters, segment
 from ringcast.shm.ring import Reader, Writer
 from ringcast.shm.wiring import Wiring
+from ringcast.sockets import make
 from ringcast.workers.stage import Stage
 
 # A lost wake-up costs this much at most (layout, R9): with streams, and with none. Looking
 # every 20 ms for nothing costs 0.4 % of a core.
 SLEEP_MS: Final = 20
 IDLE_MS: Final = 250
+ANSWER_MS: Final = 5000
 
 
-def run(wiring: Wiring, index: int, ready: Connection) -> None:
+def run(wiring: Wiring, index: int, run_dir: Path, ready: Connection) -> None:
     """Be worker `index` until SIGTERM or the supervisor's end."""
     child.enter(f"rc-worker-{index}")
     stopping = False
@@ -37,7 +45,9 @@ def run(wiring: Wiring, index: int, ready: Connection) -> None:
     outward = wiring.outs[index]
     out = Writer(segment.attach(outward.name).memory)
     block = counters.Block(page.memory, wiring.block("worker", index), "worker", pid=os.getpid())
-    stage = Stage(ins, out, block, block.starts)
+    block.beat(time.monotonic_ns())
+    adopted = take_over(run_dir, index) if block.starts > 1 else []
+    stage = Stage(ins, out, block, block.starts, adopted)
     parent = child.parent_fd()
     bells = {line.bell.fileno(): line.bell for line in lines}
     bells[outward.room.fileno()] = outward.room
@@ -67,3 +77,19 @@ def run(wiring: Wiring, index: int, ready: Connection) -> None:
                 bells[fd].clear()
         for reader in ins:
             reader.wake()
+
+
+def take_over(run_dir: Path, index: int) -> list[Adopted]:
+    """Ask the broker where the streams of our predecessor are.
+
+    Raises `StartupError` if it does not answer: then another worker will ask it.
+    """
+    with (
+        zmq.Context[zmq.Socket[bytes]](1) as context,
+        make(context, zmq.DEALER, routing_id=b"w%d-%d" % (index, os.getpid())) as dealer,
+    ):
+        dealer.connect(f"ipc://{run_dir}/control.sock")
+        dealer.send(commands.encode(commands.Takeover(index)))
+        if not dealer.poll(ANSWER_MS):
+            raise StartupError("the broker did not say where the streams are")
+        return commands.decode_adopt(dealer.recv()).streams

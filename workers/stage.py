@@ -1,16 +1,26 @@
 """The worker's stage: raw records in, numbered token batches and checkpoints out. Pure.
 
 One round takes a bounded piece of input, decodes it, and appends everything that follows
-from it to the out-ring: TOKENS for each stream, a CHECKPOINT with the decoder's state where
-that changed, and one CHECKPOINT with the input position. A single `publish` makes all of it
-visible, and only then is the input released. Killed before the publish, nothing was said
-and the input is still there; killed after it, the newest checkpoints say what to skip.
+from it to the out-ring: TOKENS for each stream, and a CHECKPOINT with the decoder's state
+where that changed. A single `publish` makes all of it visible, and only then is the input
+released. Killed before the publish, nothing was said and the input is still there; killed
+after it, a successor finds input that was dealt with, and knows it by its raw bytes: what
+is not beyond those of the stream's last record is skipped.
+
+Fragments of a large event are kept in memory, so their input is released only when the
+event is complete, unless it takes more than half of the ring; a worker that dies within
+such an event ends its stream with `worker_lost`.
+
+A record that two workers in a row died at is poison: its stream ends with `poison_input`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
+from ringcast.errors import Code
+from ringcast.providers.commands import Adopted
 from ringcast.shm import records
 from ringcast.shm.counters import Block
 from ringcast.shm.layout import HEADER
@@ -28,6 +38,7 @@ ROUND_BYTES: Final = 64 << 10
 SILENT_BYTES: Final = 512
 TEXT_CHARACTERS: Final = 8 << 10
 BATCH_TOKENS: Final = 4096
+POISON_DEATHS: Final = 2
 
 
 _TERMINAL: Final = (Done, Error)
@@ -39,15 +50,24 @@ Pending: TypeAlias = tuple[int, int, int, int, bytes, int, int]
 class Stage:
     """All streams of one worker. `step` until it returns False, then sleep."""
 
-    def __init__(self, ins: list[Reader], out: Writer, counters: Block, epoch: int) -> None:
-        """Begin with no streams. `epoch` counts the worker's starts."""
+    def __init__(
+        self,
+        ins: list[Reader],
+        out: Writer,
+        counters: Block,
+        epoch: int,
+        adopted: Iterable[Adopted] = (),
+    ) -> None:
+        """Go on with the `adopted` streams. `epoch` counts the worker's starts."""
         self._ins = ins
         self._out = out
         # The broker keeps a quarter of the ring free: room for two of these, a PAD included.
         self._largest = out.capacity >> 4
         self._counters = counters
-        self._streams: dict[int, Stream] = {}
+        self._streams = {left.slot: Stream.adopt(left) for left in adopted}
+        self._done_with = {slot: stream.raw for slot, stream in self._streams.items()}
         self._partial: dict[int, bytearray] = {}
+        self._held: list[dict[int, int]] = [{} for _ in ins]  # where unfinished events begin
         self._told: dict[int, int] = {}
         self._touched: dict[int, list[StreamToken]] = {}
         self._pending: list[Pending] = [(records.START, 0, epoch, 0, b"", records.WHOLE, 0)]
@@ -62,6 +82,8 @@ class Stage:
         self._c_tokens, self._c_streams = name("tokens"), name("streams")
         self._c_errors, self._c_full = name("errors"), name("ring_full")
         self._c_oddities = name("oddities")
+        self._c_at = name("at")
+        self._poison = _poison(counters)
 
     @property
     def busy(self) -> bool:
@@ -87,37 +109,53 @@ class Stage:
 
     def _round(self, index: int, reader: Reader, batch: list[Record], now_ns: int) -> None:
         size = number = position = 0
+        mark, at = self._counters.set, self._c_at
         for record in batch:
             size += len(record.payload)
             number += 1
             position = record.end
-            self._take(record, now_ns)
+            mark(at, position << 4 | index)
+            self._take(index, record, now_ns)
             if size >= ROUND_BYTES:
                 reader.rewind(position)
                 break
+        mark(at, 0)
         self._counters.add(self._c_records, number)
         self._counters.add(self._c_bytes, size)
-        self._close_round(index, position, now_ns)
-        self._done = (reader, position)
+        self._close_round(now_ns)
+        self._done = (reader, self._releasable(index, reader, position))
 
-    def _take(self, record: Record, now_ns: int) -> None:
+    def _releasable(self, index: int, reader: Reader, position: int) -> int:
+        """Return how far input may be released: not into an event that is incomplete."""
+        held = self._held[index]
+        if held:
+            for slot, begin in list(held.items()):
+                if position - begin > reader.capacity >> 1:
+                    del held[slot]
+            return max(min([position, *held.values()]), reader.released)
+        return position
+
+    def _take(self, index: int, record: Record, now_ns: int) -> None:
         kind, slot = record.kind, record.stream
         if kind == records.OPEN:
-            self._streams[slot] = Stream(decode_open(record.payload).api, record.a)
-            self._counters.add(self._c_streams)
-            opened = bytes(record.payload)
-            self._pending.append((kind, slot, record.a, 0, opened, records.WHOLE, 0))
+            self._open(slot, record)
             return
         stream = self._streams.get(slot)
-        if stream is None:  # its OPEN went to a worker that is gone
+        if stream is None:  # it had its end from a worker that is gone
             return
-        stream.raw = record.b
-        if kind == records.DATA:
-            tokens = self._decode(stream, record)
+        if self._done_with and record.b <= self._done_with.get(slot, -1) and kind == records.DATA:
+            return
+        if self._poison == record.end << 4 | index:
+            text = "two workers died of this stream's input, one after the other"
+            tokens: list[StreamToken] = [Error(Code.POISON_INPUT, text)]
+            stream.body.finished = True
+        elif kind == records.DATA:
+            tokens = self._decode(index, stream, record)
         elif kind != records.END:
             return
         else:
             tokens = stream.body.end(decode_ending(record.payload))
+            stream.raw = record.b
             self._dead.append(slot)
         if tokens and not stream.first_ns:
             stream.first_ns = now_ns
@@ -127,45 +165,82 @@ class Stage:
         elif tokens:
             self._touched[slot] = before + tokens
 
-    def _decode(self, stream: Stream, record: Record) -> list[StreamToken]:
+    def _open(self, slot: int, record: Record) -> None:
+        if slot in self._done_with:  # a predecessor has read it already
+            return
+        self._streams[slot] = Stream(decode_open(record.payload).api, record.a)
+        self._counters.add(self._c_streams)
+        opened = bytes(record.payload)
+        self._pending.append((records.OPEN, slot, record.a, 0, opened, records.WHOLE, 0))
+
+    def _decode(self, index: int, stream: Stream, record: Record) -> list[StreamToken]:
         flags = record.flags
-        if flags == records.WHOLE:
-            return stream.body.feed(record.payload)
         if flags & records.WHOLE == records.WHOLE:
-            return stream.body.tail(record.payload)
-        partial = self._partial.setdefault(record.stream, bytearray())
+            stream.raw = record.b
+            decode = stream.body.tail if flags & records.REST else stream.body.feed
+            return decode(record.payload)
+        slot = record.stream
+        if flags & records.BEGIN:
+            self._partial[slot] = bytearray()
+            stride = HEADER + len(record.payload) + 7 & -8
+            self._held[index][slot] = record.end - stride
+        partial = self._partial.get(slot)
+        if partial is None:
+            return self._lost(stream, record)
         partial += record.payload
         if not flags & records.LAST:
             return []
-        del self._partial[record.stream]
+        stream.raw = record.b
+        del self._partial[slot]
+        self._held[index].pop(slot, None)
         return (stream.body.tail if flags & records.REST else stream.body.feed)(bytes(partial))
 
-    def _close_round(self, index: int, position: int, now_ns: int) -> None:
+    def _lost(self, stream: Stream, record: Record) -> list[StreamToken]:
+        """The beginning of this event went with a worker that died."""
+        stream.raw = record.b
+        if stream.body.finished:
+            return []
+        stream.body.finished = True
+        text = "the worker died within an event larger than half of rings.in_bytes"
+        return [Error(Code.WORKER_LOST, text, retryable=True)]
+
+    def _close_round(self, now_ns: int) -> None:
         """Turn what the round produced into records to append."""
         for slot, tokens in self._touched.items():
             stream = self._streams[slot]
+            first = len(self._pending)
             if tokens:
                 self._say(slot, stream, tokens, now_ns)
             elif stream.raw - self._told.get(slot, 0) >= SILENT_BYTES:
                 self._tell(slot, stream, b"\x90", 0)
             if stream.body.dirty and slot not in self._dead:
-                state = stream.body.state()
-                if len(state) <= self._largest:  # an answer that is no event stream is kept whole
-                    self._checkpoint(slot, stream.next_seq, position, state, index)
+                self._checkpoint(slot, stream)
+            for number in range(first, len(self._pending) - 1):
+                kind, _, a, b, payload, flags, count = self._pending[number]
+                self._pending[number] = (kind, slot, a, b, payload, flags | records.MORE, count)
         self._touched = {}
         for slot in self._dead:
             self._counters.add(self._c_oddities, self._streams.pop(slot).body.oddities)
             self._told.pop(slot, None)
             self._partial.pop(slot, None)
+            self._done_with.pop(slot, None)
         self._dead.clear()
-        self._checkpoint(0, 0, position, b"", index)
         self._counters.add(self._c_tokens, self._tokens)
         self._tokens = 0
 
-    def _checkpoint(self, slot: int, number: int, position: int, state: bytes, index: int) -> None:
-        self._pending.append(
-            (records.CHECKPOINT, slot, number, position, state, records.WHOLE, index)
-        )
+    def _checkpoint(self, slot: int, stream: Stream) -> None:
+        """Keep the decoder's state, in fragments if an answer that is no event stream is in it."""
+        number, raw = stream.next_seq, stream.raw
+        for mark, piece in self._pieces(stream.state()):
+            self._pending.append((records.CHECKPOINT, slot, number, raw, piece, mark, 0))
+
+    def _pieces(self, payload: bytes) -> Iterator[tuple[int, bytes]]:
+        step = self._largest
+        for start in range(0, len(payload), step):
+            mark = (records.BEGIN if start == 0 else 0) | (
+                records.LAST if start + step >= len(payload) else 0
+            )
+            yield mark, payload[start : start + step]
 
     def _say(self, slot: int, stream: Stream, tokens: list[StreamToken], now_ns: int) -> None:
         self._tokens += len(tokens)
@@ -193,15 +268,9 @@ class Stage:
     def _fragment(self, slot: int, stream: Stream, token: StreamToken, payload: bytes) -> None:
         """Cut a single large token over several records; the broker joins it again."""
         flags = records.TERMINAL if isinstance(token, _TERMINAL) else 0
-        step = self._largest
-        for start in range(0, len(payload), step):
-            mark = (records.BEGIN if start == 0 else 0) | (
-                records.LAST if start + step >= len(payload) else 0
-            )
-            piece = payload[start : start + step]
-            self._pending.append(
-                (records.TOKENS, slot, stream.next_seq, stream.raw, piece, mark | flags, 1)
-            )
+        number, raw = stream.next_seq, stream.raw
+        for mark, piece in self._pieces(payload):
+            self._pending.append((records.TOKENS, slot, number, raw, piece, mark | flags, 1))
         stream.next_seq += 1
         self._told[slot] = stream.raw
 
@@ -238,3 +307,15 @@ class Stage:
             if reader.release(position):
                 self.freed.append(self._ins.index(reader))
         return True
+
+
+def _poison(counters: Block) -> int:
+    """Return the record that is not to be touched: two predecessors in a row died at it."""
+    at, died_at, deaths_at = (counters.slot(name) for name in ("at", "died_at", "deaths_at"))
+    died = counters.get(at)
+    if died:
+        again = died == counters.get(died_at)
+        counters.set(deaths_at, counters.get(deaths_at) + 1 if again else 1)
+        counters.set(died_at, died)
+        counters.set(at, 0)
+    return counters.get(died_at) if counters.get(deaths_at) >= POISON_DEATHS else -1

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import msgspec
 
+from ringcast.providers.commands import Adopted
 from ringcast.providers.wire.body import Body, Ending, open_body
 from ringcast.shm.tokens import Done, Error, Reasoning, Refusal, StreamToken, Summary, Text
 
 decode_ending = msgspec.msgpack.Decoder(Ending).decode
+
+
+class _Checkpoint(msgspec.Struct, frozen=True, array_like=True):
+    """What a CHECKPOINT carries beside what its header says."""
+
+    first_ns: int
+    body: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Checkpoint).decode
 
 
 class Stream:
@@ -22,6 +34,21 @@ class Stream:
         self.opened_ns = opened_ns
         self.first_ns = 0
         self.raw = 0
+
+    @classmethod
+    def adopt(cls, left: Adopted) -> Stream:
+        """Go on with a stream where a worker that died left it."""
+        stream = cls(left.api, left.opened_ns)
+        stream.next_seq, stream.raw = left.next_seq, left.raw
+        if left.state:
+            saved = _decode(left.state)
+            stream.first_ns = saved.first_ns
+            stream.body = Body.restore(left.api, saved.body)
+        return stream
+
+    def state(self) -> bytes:
+        """Return the payload of a CHECKPOINT: what a successor needs beside its header."""
+        return _encode(_Checkpoint(self.first_ns, self.body.state()))
 
     def finish(self, tokens: list[StreamToken], now_ns: int) -> list[StreamToken]:
         """Put the stream's figures into its terminal token, which is the last of `tokens`."""

@@ -249,7 +249,7 @@ def demo(corpus: Path | None, pace: float | None, as_json: bool) -> None:
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@click.argument("what", type=click.Choice(["ring", "parse", "transport", "e2e"]))
+@click.argument("what", type=click.Choice(["ring", "parse", "transport", "e2e", "reliability"]))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(what: str, arguments: tuple[str, ...]) -> None:
     """Measure; every benchmark checks its answer first. `ringcast bench ring --json`."""

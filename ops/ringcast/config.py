@@ -103,6 +103,7 @@ class Processes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: int = 1
     ready_s: float = 10.0
     stop_s: float = 5.0
+    hang_s: float = 5.0
     restarts: int = 5
     restart_window_s: float = 60.0
 

@@ -47,6 +47,7 @@ class Code(StrEnum):
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
     WORKER_LOST = "worker_lost"
+    POISON_INPUT = "poison_input"
     BACKPRESSURE_TIMEOUT = "backpressure_timeout"
     SHUTTING_DOWN = "shutting_down"
     INTERNAL = "internal"

@@ -6,8 +6,9 @@ milliseconds. (A fork server beside it and Python's resource tracker would cost 
 A child that dies is replaced; after too many deaths within a while (`processes.restarts` in
 `processes.restart_window_s`) the daemon gives up, which is an error and not a loop.
 
-When a worker or a provider process dies, its successor attaches to the same rings and tells
-the broker so. When the broker dies everything is stopped and started afresh.
+When a worker dies, its successor asks the broker where the streams are and goes on with
+them. When a provider process dies its streams end, since its connections are gone. When
+the broker dies everything is stopped and started afresh.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from ringcast.shm import counters, segment
 from ringcast.shm.wiring import Wiring
 
 CRASH_PAUSE_S: Final = 0.05
+LOOK_MS: Final = 500  # between two looks at heartbeats, the parent and the run directory
+YOUNG_S: Final = 0.1  # who dies earlier may die of its birth; others are replaced at once
 DESCRIPTORS: Final = 16384
 
 
@@ -49,6 +52,7 @@ class Child(msgspec.Struct, dict=True):
     process: ForkProcess
     fd: int
     state: ProcessState
+    born: float = 0.0
 
 
 class Supervisor:
@@ -79,6 +83,7 @@ class Supervisor:
         self._poll = select.poll()
         self._deaths: deque[float] = deque()
         self._stopping = 0
+        self._looked = 0.0
         self._segments: list[segment.Segment] = []
         self._state = State(
             os.getpid(),
@@ -169,7 +174,7 @@ class Supervisor:
         ready_ms = (time.monotonic() - began) * 1000
         fd = _death_fd(process)
         state = ProcessState(role, index, pid, restarts, round(ready_ms, 1))
-        self._children[fd] = Child(role, index, process, fd, state)
+        self._children[fd] = Child(role, index, process, fd, state, began)
         self._poll.register(fd, select.POLLIN)
         self._changed()
 
@@ -182,24 +187,42 @@ class Supervisor:
         if role == "broker":
             preload.broker(self._wiring, self._config, self._run_dir, ready)
         elif role == "worker":
-            preload.worker(self._wiring, index, ready)
+            preload.worker(self._wiring, index, self._run_dir, ready)
         else:
             keys = keyring.unpack(self._keys_fd)
             preload.provider(self._wiring, index, self._config, self._run_dir, keys, ready)
 
     def _watch(self, wake: int) -> None:
         while not self._stopping:
-            for fd, _ in self._poll.poll(1000):
+            for fd, _ in self._poll.poll(LOOK_MS):
                 if fd == wake:
                     with suppress(BlockingIOError):
                         os.read(wake, 512)
                 elif fd in self._children and self._dead(fd):
                     self._replace(self._forget(fd))
             self._block.beat(time.monotonic_ns())
+            self._kill_hung()
             if self._parent[0] and not _alive(*self._parent):
                 return
             if not self._run_dir.is_dir():
                 raise RunDirError(f"run directory {self._run_dir} was removed; ending")
+
+    def _kill_hung(self) -> None:
+        """Kill a worker whose heartbeat stands still; it is then replaced like any other.
+
+        A look that comes late says nothing: we may all have been stopped.
+        """
+        limit = self._config.processes.hang_s
+        now, before, self._looked = time.monotonic(), self._looked, time.monotonic()
+        if not limit or now - before > limit:
+            return
+        page = self._segments[0].memory
+        for one in self._children.values():
+            if one.role == "worker" and now - one.born > limit:
+                beat = counters.heartbeat_ns(page, self._wiring.block(one.role, one.index)) / 1e9
+                if now - beat > limit:
+                    print(f"ringcast: worker {one.index} hangs; killing it", file=sys.stderr)
+                    one.process.kill()
 
     def _dead(self, fd: int) -> bool:
         """Say whether a child has ended: its number may be a new child's by now.
@@ -223,15 +246,18 @@ class Supervisor:
         self._block.add(self._block.slot("restarts"))
         while fault and not self._stopping:
             print(f"ringcast: {fault}; starting another", file=sys.stderr)
-            self._charge()
+            self._charge(dead)
             try:
                 self._renew(dead)
                 fault = ""
             except StartupError as error:  # a newborn's death is a death like any other
                 fault = str(error)
 
-    def _charge(self) -> None:
-        """Count a death, and wait the longer the more there were. Raises `StartupError`."""
+    def _charge(self, dead: Child) -> None:
+        """Count a death; after an early one wait, the longer the more there were.
+
+        Raises `StartupError` when the budget is used up.
+        """
         counts = self._config.processes
         now = time.monotonic()
         self._deaths.append(now)
@@ -244,13 +270,14 @@ class Supervisor:
                 f"{len(self._deaths)} processes died within {counts.restart_window_s:g} s "
                 "(processes.restarts); giving up"
             )
-        if len(self._deaths) > 1:
+        if len(self._deaths) > 1 and now - dead.born < YOUNG_S:
             time.sleep(CRASH_PAUSE_S * 2 ** min(len(self._deaths), 6))
 
     def _renew(self, dead: Child) -> None:
         """Start a process again, or everything if it was the broker. Raises `StartupError`."""
         restarts = dead.state.restarts + 1
         if dead.role != "broker":
+            self._wiring.hand_over(dead.role, dead.index)
             self._start(dead.role, dead.index, restarts)
             return
         self._stop_children()

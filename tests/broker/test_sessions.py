@@ -12,7 +12,7 @@ from ringcast.errors import Code, RequestError
 from ringcast.replay.numbered import numbered_events, numbered_tokens
 from ringcast.shm import records
 from ringcast.shm.ring import Writer
-from ringcast.shm.tokens import Error, Text, encoder
+from ringcast.shm.tokens import Text, encoder
 
 
 def numbered(n: int) -> list[bytes]:
@@ -150,29 +150,23 @@ def test_bytes_that_make_no_token_need_no_reader(window: int) -> None:
     assert texts(inbox, 1) == list(numbered_tokens(20))
 
 
-def test_a_workers_death_ends_what_came_before_it_only() -> None:
-    """Tokens that it published are delivered, even when they are read with its successor's."""
+def test_what_a_successor_says_again_is_taken_once() -> None:
+    """Records that were read before are dropped, one that reaches further is cut."""
     pipeline = Pipeline()
     inbox = pipeline.connect(b"client")
-    for slot in (1, 2):
-        pipeline.attach(inbox, slot, pipeline.open(slot, "chat", [], 1 << 16), -1, 1 << 16)
+    pipeline.attach(inbox, 1, pipeline.open(1, "chat", [], 1 << 16), -1, 1 << 16)
     writer = Writer(pipeline.out_memory)
     whole = records.WHOLE
-    writer.append(records.TOKENS, 1, 0, 10, encoder.encode([Text("a")]), whole, 1)
-    terminal = encoder.encode([Error("other", "its own end")])
-    writer.append(records.TOKENS, 2, 0, 10, terminal, whole | records.TERMINAL, 1)
+    texts = [Text(letter) for letter in "abcdef"]
+    writer.append(records.TOKENS, 1, 0, 10, encoder.encode(texts[:3]), whole | records.MORE, 3)
     writer.append(records.START, 0, 2, 0)
-    writer.append(records.TOKENS, 1, 0, 10, encoder.encode([Text("again")]), whole, 1)
+    writer.append(records.TOKENS, 1, 0, 5, encoder.encode(texts[:2]), whole, 2)
+    writer.append(records.TOKENS, 1, 2, 20, encoder.encode(texts[2:]), whole, 4)
     writer.publish()
     assert pipeline.fan_out()
     pipeline.deliver(inbox)
-    text, end = inbox.tokens[1]
-    assert text == Text("a")
-    assert isinstance(end, Error)
-    assert end.code == Code.WORKER_LOST
-    assert inbox.tokens[2] == [Error("other", "its own end")]
-    assert pipeline.sessions.streams[1].failed
-    assert not pipeline.sessions.streams[2].failed
+    assert inbox.tokens[1] == texts
+    assert pipeline.sessions.streams[1].base == (6, 20)
 
 
 def test_records_of_no_stream_are_ignored() -> None:

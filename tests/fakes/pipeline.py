@@ -7,6 +7,8 @@ Each ring is a bytearray. Whatever the order, every token must arrive, once and 
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
+from typing import Any
 
 import msgspec
 
@@ -18,7 +20,7 @@ from ringcast.providers.upstream import CANCELLED
 from ringcast.providers.wire.body import Ending
 from ringcast.providers.wire.sse import SseFramer, WireError
 from ringcast.shm import counters, layout, records
-from ringcast.shm.ring import Reader, Writer
+from ringcast.shm.ring import Reader, Writer, hand_over
 from ringcast.shm.tokens import StreamToken
 from ringcast.workers.stage import Stage
 
@@ -86,6 +88,33 @@ class Inbox:
         return self._start[handle] + len(self.tokens[handle])
 
 
+class Killed(BaseException):
+    """What SIGKILL is to a test in one process."""
+
+
+class _End:
+    """One end of a ring that dies at its `moment`th operation."""
+
+    def __init__(self, end: Writer | Reader, moment: str) -> None:
+        self._end = end
+        self._moment = moment
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._moment:
+            raise Killed
+        return getattr(self._end, name)
+
+
+def _doom(stage: Stage, moment: str) -> None:
+    """Make a stage die in its next round."""
+    if moment == "publish":
+        stage._out = _End(stage._out, moment)  # type: ignore[assignment]
+    elif moment == "release":
+        stage._ins = [_End(end, moment) for end in stage._ins]  # type: ignore[misc]
+    else:
+        stage._ins = []
+
+
 class Pipeline:
     """One provider process, one worker, one broker."""
 
@@ -94,7 +123,9 @@ class Pipeline:
         self.in_memory, self.out_memory = ring(in_bytes), ring(out_bytes)
         self.outlet = Outlet(Writer(self.in_memory), lambda: None)
         self.worker_reader = Reader(self.in_memory)
-        self.stage = Stage([self.worker_reader], Writer(self.out_memory), worker_counters(), 1)
+        self.counters = worker_counters()
+        self.deaths = 0
+        self.stage = Stage([self.worker_reader], Writer(self.out_memory), self.counters, 1)
         self.broker_reader = Reader(self.out_memory)
         self.log = Log(self.broker_reader)
         self.sessions = Sessions([self.log])
@@ -149,6 +180,25 @@ class Pipeline:
     def work(self) -> bool:
         """The worker does one round."""
         return self.stage.step(1)
+
+    def kill_worker(self, moment: str = "idle") -> None:
+        """The worker dies, between two rounds or within one, and another stands in for it.
+
+        `moment` is idle, publish (nothing of its round is visible) or release (all is, but
+        its input was not given back). The broker reads what the dead one said first.
+        """
+        _doom(self.stage, moment)
+        with suppress(Killed):
+            self.stage.step(1)
+        self.deaths += 1
+        hand_over(self.in_memory, consumer=True)
+        hand_over(self.out_memory, producer=True)
+        while self.fan_out():
+            pass
+        left = self.sessions.of_worker(0)
+        self.worker_reader = Reader(self.in_memory)
+        writer = Writer(self.out_memory)
+        self.stage = Stage([self.worker_reader], writer, self.counters, 1 + self.deaths, left)
 
     def fan_out(self, limit: int = 256) -> bool:
         """The broker does one turn, and sends what is due."""
