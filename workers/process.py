@@ -10,8 +10,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
-import zmq
-
 from ringcast import child
 from ringcast.errors import StartupError
 from ringcast.providers import commands
@@ -19,7 +17,6 @@ from ringcast.providers.commands import Adopted
 from ringcast.shm import counters, segment
 from ringcast.shm.ring import Reader, Writer
 from ringcast.shm.wiring import Wiring
-from ringcast.sockets import make
 from ringcast.workers.stage import Stage
 
 # A lost wake-up costs this much at most (layout, R9): with streams, and with none. Looking
@@ -84,6 +81,10 @@ def take_over(run_dir: Path, index: int) -> list[Adopted]:
 
     Raises `StartupError` if it does not answer: then another worker will ask it.
     """
+    import zmq  # only a successor speaks it, and only once
+
+    from ringcast.sockets import make
+
     with (
         zmq.Context[zmq.Socket[bytes]](1) as context,
         make(context, zmq.DEALER, routing_id=b"w%d-%d" % (index, os.getpid())) as dealer,
