@@ -40,6 +40,7 @@ IDLE_TICK_S: Final = 0.25
 SILENCE: Final = 3  # heartbeats that a client may miss
 LATE_S: Final = 1.0  # a tick this late means that the whole process stood still
 POLL: Final = 256
+ATTEMPTS: Final = 3  # sendings of one request, each by another provider process
 MAX_MODEL: Final = 512  # characters; it travels in records and is shown in tables
 
 
@@ -131,9 +132,11 @@ class Process:
 
     def _follow_up(self) -> None:
         """See to what the sessions noted: readers left behind, new limits, streams that ended."""
-        behind = self._sessions.behind
+        behind, again = self._sessions.behind, self._sessions.again
         while behind:
             self._cut(behind.pop())
+        while again:
+            self._ask_again(again.pop())
         granted, ended = self._sessions.granted, self._sessions.ended
         while granted:
             stream = granted.pop()
@@ -285,6 +288,7 @@ class Process:
         )  # fmt: skip
         if not self._command(process, start):
             raise RequestError(Code.INTERRUPTED, "the provider process is being restarted")
+        stream.start = start
         self._sessions.add(stream)
         self._counters.add(self._counters.slot("streams"))
         self._reply_opened(client, frame.handle, stream)
@@ -342,6 +346,7 @@ class Process:
         return stream
 
     def _cancel(self, stream: Stream) -> None:
+        stream.cancelled = True
         if not stream.terminal:
             self._command(stream.process, commands.Stop(stream.slot, True))
 
@@ -438,12 +443,30 @@ class Process:
             return
 
     def _provider_lost(self, index: int) -> None:
-        text = "the provider process died; its connections could not be kept"
-        for stream in list(self._sessions.streams.values()):
-            if stream.process == index:
-                self._sessions.fail(stream, Error(Code.INTERRUPTED, text, retryable=True))
-        self._follow_up()
-        self._flush()
+        """Have the streams of a process that died ended by the next one.
+
+        The end goes through the in-ring, behind all that was received: so the worker says
+        what the stream still had, or that it had nothing and may be asked for again.
+        """
+        streams = self._sessions.streams.values()
+        left = [(s.slot, s.worker) for s in streams if s.process == index and not s.terminal]
+        if left:
+            self._command(index, commands.Abandon(left))
+
+    def _ask_again(self, stream: Stream) -> None:
+        """Send a request once more whose first sending made no visible token."""
+        if stream.cancelled:
+            error = Error(Code.CANCELLED, "cancelled by the client")
+        elif stream.start is None or stream.attempts >= ATTEMPTS:
+            text = "the provider process died, and the connection with it"
+            error = Error(Code.INTERRUPTED, text, retryable=True)
+        else:
+            stream.attempts += 1
+            stream.window = Window(self._config.credit.window_bytes)
+            if self._command(stream.process, stream.start):
+                return
+            error = Error(Code.INTERRUPTED, "the provider process is gone", retryable=True)
+        self._sessions.fail(stream, error)
 
     # housekeeping
 

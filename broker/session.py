@@ -25,7 +25,7 @@ import msgspec
 from ringcast.broker import protocol
 from ringcast.broker.credit import Window
 from ringcast.errors import Code, RequestError
-from ringcast.providers.commands import Adopted
+from ringcast.providers.commands import Adopted, Start
 from ringcast.shm import records
 from ringcast.shm.records import decode_open, is_whole
 from ringcast.shm.ring import Reader, Record
@@ -118,8 +118,11 @@ class Stream:
 
     __slots__ = (
         "abandoned",
+        "again_ns",
         "api",
+        "attempts",
         "base",
+        "cancelled",
         "end",
         "entries",
         "failed",
@@ -134,6 +137,7 @@ class Stream:
         "provider",
         "raw",
         "slot",
+        "start",
         "state",
         "subscriptions",
         "terminal",
@@ -170,6 +174,12 @@ class Stream:
         self.failed = False  # ended by the broker: its provider still knows nothing of it
         self.abandoned = False
         self.partial = bytearray()
+        # For a successor of the provider process: what may be sent again while no token of it
+        # is visible.
+        self.start: Start | None = None
+        self.attempts = 1
+        self.again_ns = 0
+        self.cancelled = False
         # For a successor of the worker: what it says of the stream with its last record.
         self.api = ""  # the wire decoder, once the worker knows the stream
         self.opened_ns = 0
@@ -256,6 +266,8 @@ def _note(stream: Stream, record: Record) -> None:
     """Keep what a successor of the worker needs; the broker itself does not."""
     if record.kind == records.OPEN:
         stream.api, stream.opened_ns = decode_open(record.payload).api, record.a
+        stream.base, stream.state = (0, 0), b""  # it may be a second attempt
+        stream.raw = stream.paid = 0
     elif record.kind == records.CHECKPOINT:
         stream.state = bytes(record.payload)
         stream.base = record.a, record.b
@@ -285,6 +297,7 @@ class Sessions:
         self.ended: list[Stream] = []  # streams whose terminal record was just read
         self.behind: list[Subscription] = []  # readers whose next token is gone
         self.granted: list[Stream] = []  # streams whose provider is to be told a new limit
+        self.again: list[Stream] = []  # streams whose request may be sent once more
         self.tokens = 0
 
     def add(self, stream: Stream) -> None:
@@ -306,6 +319,9 @@ class Sessions:
                     continue
                 record = whole
             if record.kind != kind:
+                if record.kind == records.AGAIN and record.a > stream.again_ns:
+                    stream.again_ns = record.a
+                    self.again.append(stream)
                 _note(stream, record)
                 continue
             stream.raw = record.b
@@ -326,6 +342,7 @@ class Sessions:
     def _deliver(self, stream: Stream, record: Record, dirty: dict[bytes, Client]) -> None:
         first = record.a
         stream.end = first + record.count
+        stream.start = None
         if record.flags & records.TERMINAL:
             stream.terminal = True
             self.ended.append(stream)

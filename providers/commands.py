@@ -42,6 +42,15 @@ class Stop(Command, frozen=True, tag="stop"):
     cancel: bool
 
 
+class Abandon(Command, frozen=True, tag="abandon"):
+    """Write the ends of streams that an earlier process left: [slot, worker] pairs.
+
+    A worker answers such an end with what the stream has, or with AGAIN if that is nothing.
+    """
+
+    streams: list[tuple[int, int]]
+
+
 class Welcome(Command, frozen=True, tag="welcome"):
     """Answer to READY: the broker knows the process, requests may come."""
 
@@ -86,7 +95,7 @@ class Adopt(Command, frozen=True, tag="adopt"):
     streams: list[Adopted]
 
 
-ToProvider: TypeAlias = Start | Grant | Stop | Welcome
+ToProvider: TypeAlias = Start | Grant | Stop | Abandon | Welcome
 ToBroker: TypeAlias = Ready | Gone | Takeover
 
 encode = msgspec.msgpack.Encoder().encode

@@ -149,6 +149,9 @@ class Process:
                     self._start(start)
                 case commands.Stop(slot, cancel):
                     self._stop(slot, cancel)
+                case commands.Abandon(streams):
+                    for slot, worker in streams:
+                        self._abandon(slot, worker)
                 case commands.Welcome():
                     self.known.set()
 
@@ -171,6 +174,15 @@ class Process:
         elif (flow := self._ending.get(slot)) is not None:  # the rest waits, and nobody wants it
             flow.end(CANCELLED, time.monotonic_ns())
             self._ended_flow(flow)
+
+    def _abandon(self, slot: int, worker: int) -> None:
+        """End a stream whose connection went with our predecessor."""
+        if slot in self._upstreams or slot in self._ending:  # it is ours, and has just begun
+            return
+        flow = Flow(slot, self._outlets[worker], SseFramer(), 0)
+        text = "the provider process died, and the connection with it"
+        flow.end(Ending("failed", Code.INTERRUPTED, text), time.monotonic_ns())
+        self._ended_flow(flow)
 
     def _start(self, start: commands.Start) -> None:
         limits = self._config.limits

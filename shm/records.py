@@ -8,8 +8,11 @@
 | TOKENS     | slot   | tokens  | first sequence | raw bytes so far| msgpack token array |
 | CHECKPOINT | slot   | –       | next sequence  | raw bytes so far| decoder state       |
 | START      | 0      | –       | epoch          | –               | –                   |
+| AGAIN      | slot   | –       | of its END, ns | –               | –                   |
 
-In-rings carry OPEN, DATA and END; out-rings OPEN, TOKENS, CHECKPOINT and START.
+In-rings carry OPEN, DATA and END; out-rings OPEN, TOKENS, CHECKPOINT, START and AGAIN.
+AGAIN answers an END that was written for a provider process which died: no token of the
+stream was visible yet, so its request may be sent once more.
 Sequence numbers count tokens within a stream, from 0. "Raw bytes so far" counts the
 response body's bytes up to and including the record: it is what credit is measured in.
 Hand-over: what a stream's last record without MORE says (next sequence, raw bytes), together
@@ -31,6 +34,7 @@ END: Final = 3
 TOKENS: Final = 4
 CHECKPOINT: Final = 5
 START: Final = 6
+AGAIN: Final = 7
 
 NAMES: Final = {
     OPEN: "OPEN",
@@ -39,6 +43,7 @@ NAMES: Final = {
     TOKENS: "TOKENS",
     CHECKPOINT: "CHECKPOINT",
     START: "START",
+    AGAIN: "AGAIN",
 }
 
 # Flags. A payload that needs several records has BEGIN on the first and LAST on the last

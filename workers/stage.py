@@ -141,6 +141,9 @@ class Stage:
             self._open(slot, record)
             return
         stream = self._streams.get(slot)
+        if kind == records.END:
+            self._end(slot, stream, record, now_ns)
+            return
         if stream is None:  # it had its end from a worker that is gone
             return
         if self._done_with and record.b <= self._done_with.get(slot, -1) and kind == records.DATA:
@@ -151,12 +154,26 @@ class Stage:
             stream.body.finished = True
         elif kind == records.DATA:
             tokens = self._decode(index, stream, record)
-        elif kind != records.END:
-            return
         else:
-            tokens = stream.body.end(decode_ending(record.payload))
+            return
+        self._touch(slot, stream, tokens, now_ns)
+
+    def _end(self, slot: int, stream: Stream | None, record: Record, now_ns: int) -> None:
+        """The body has ended; where its provider process died with nothing said, say so."""
+        ending = decode_ending(record.payload)
+        said = stream is not None and (stream.next_seq or self._touched.get(slot))
+        if ending.code == Code.INTERRUPTED and not said:
+            self._pending.append((records.AGAIN, slot, record.a, 0, b"", records.WHOLE, 0))
+            if stream is not None:
+                self._touched.pop(slot, None)
+                self._dead.append(slot)
+        elif stream is not None:
+            tokens = stream.body.end(ending)
             stream.raw = record.b
             self._dead.append(slot)
+            self._touch(slot, stream, tokens, now_ns)
+
+    def _touch(self, slot: int, stream: Stream, tokens: list[StreamToken], now_ns: int) -> None:
         if tokens and not stream.first_ns:
             stream.first_ns = now_ns
         before = self._touched.get(slot)
@@ -166,8 +183,10 @@ class Stage:
             self._touched[slot] = before + tokens
 
     def _open(self, slot: int, record: Record) -> None:
-        if slot in self._done_with:  # a predecessor has read it already
+        known = self._streams.get(slot)
+        if known is not None and known.opened_ns == record.a:  # a predecessor has read it
             return
+        self._done_with.pop(slot, None)
         self._streams[slot] = Stream(decode_open(record.payload).api, record.a)
         self._counters.add(self._c_streams)
         opened = bytes(record.payload)
@@ -224,6 +243,8 @@ class Stage:
             self._told.pop(slot, None)
             self._partial.pop(slot, None)
             self._done_with.pop(slot, None)
+            for held in self._held:
+                held.pop(slot, None)
         self._dead.clear()
         self._counters.add(self._c_tokens, self._tokens)
         self._tokens = 0

@@ -145,6 +145,35 @@ async def test_a_worker_that_hangs_is_killed_and_its_streams_go_on(upstream: Spa
         assert "hangs" in running.said
 
 
+@in_loop
+async def test_what_was_not_answered_yet_is_asked_again(running: Daemon, upstream: Spawned) -> None:
+    """A provider process dies: its streams without a token begin anew, the others end."""
+    async with running.connect() as client:
+        said = await ask(client, "up/numbered;n=0;pace=200")
+        first = await take_some(said, 5)
+        before = upstream.stats().requests
+        silent = [await ask(client, f"up/numbered;n=40;seed={i};delay_s=3") for i in range(5)]
+        gone = await ask(client, "up/numbered;n=40;delay_s=3")
+        until(lambda: upstream.stats().requests >= before + 6, "the requests")
+        running.kill("provider")
+        await gone.cancel()
+        first += await take(said)
+        for number, stream in enumerate(silent):
+            tokens = await take(stream)
+            assert texts(tokens) == list(numbered_tokens(40, number))
+            assert isinstance(tokens[-1], Done)
+        (last,) = await take(gone)
+    assert texts(first) == list(numbered_tokens(len(texts(first)), 0))
+    assert isinstance(first[-1], Error)
+    assert first[-1].code == Code.INTERRUPTED
+    assert first[-1].retryable
+    assert first[-1].summary is not None  # it came by way of the worker, with what it knew
+    assert isinstance(last, Error)
+    assert last.code == Code.CANCELLED
+    # The cancel may have come before the request was sent again, or after.
+    assert upstream.stats().requests - before - 6 in (5, 6)
+
+
 @pytest.mark.parametrize("role", ["provider", "broker"])
 @in_loop
 async def test_a_killed_process_is_replaced_and_its_streams_end(role: str, running: Daemon) -> None:
