@@ -23,8 +23,11 @@ import zmq
 from ringcast import child
 from ringcast.broker import protocol
 from ringcast.broker.credit import Window
+from ringcast.broker.gate import DOMAIN, Gate
+from ringcast.broker.log import Log
 from ringcast.broker.protocol import Refused
-from ringcast.broker.session import Client, Log, Sessions, Stream, Subscription
+from ringcast.broker.session import Sessions
+from ringcast.broker.stream import Client, Stream, Subscription
 from ringcast.config import Config
 from ringcast.errors import Code, RequestError
 from ringcast.providers import commands
@@ -91,7 +94,7 @@ class Process:
         self._leases: dict[int, asyncio.TimerHandle] = {}
         self._slot = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
-        self._zap = Socket(_zap_socket(self._context), self._on_zap)
+        self._gate = Gate(self._context)
         self._control = Socket(
             _bound(self._context, run_dir / "control.sock", sndhwm=0, rcvhwm=0), self._on_reports
         )
@@ -470,16 +473,6 @@ class Process:
 
     # housekeeping
 
-    def _on_zap(self, messages: list[Message]) -> None:
-        """Let only our own uid in (RFC 27; on ipc the address is `localhost:uid:gid:pid`)."""
-        for parts in messages:
-            delimiter = parts.index(b"")
-            version, request, _, address = parts[delimiter + 1 : delimiter + 5]
-            fields = address.decode("ascii", "replace").split(":")
-            ours = len(fields) != 4 or fields[1] == str(os.getuid())
-            status = (b"200", b"OK") if ours else (b"400", b"another user's process")
-            self._zap.send([*parts[: delimiter + 1], version, request, *status, b"", b""])
-
     async def _tick(self) -> None:
         slots = {name: self._counters.slot(name) for name in counters.NAMES["broker"]}
         before = self._loop.time()
@@ -512,7 +505,7 @@ class Process:
             self._sessions.fail(stream, error)
         self._flush()
         self._ticker.cancel()
-        for socket in (self._clients, self._control, self._zap):
+        for socket in (self._clients, self._control, self._gate):
             socket.close()
         self._context.term()
 
@@ -522,19 +515,12 @@ def _bound(
 ) -> zmq.Socket[bytes]:
     """Return a ROUTER bound to a socket that only we may open; the run directory is locked."""
     path.unlink(missing_ok=True)
-    router = make(context, zmq.ROUTER, router_mandatory=1, zap_domain=b"ringcast", **options)
+    router = make(context, zmq.ROUTER, router_mandatory=1, zap_domain=DOMAIN, **options)
     mask = os.umask(0o177)
     try:
         router.bind(f"ipc://{path}")
     finally:
         os.umask(mask)
-    return router
-
-
-def _zap_socket(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
-    router: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
-    router.linger = 0
-    router.bind("inproc://zeromq.zap.01")
     return router
 
 

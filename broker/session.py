@@ -18,270 +18,16 @@ credit; it gives the bytes back only when the ring runs short of room (`make_roo
 
 from __future__ import annotations
 
-from collections import deque
-
 import msgspec
 
-from ringcast.broker import protocol
-from ringcast.broker.credit import Window
+from ringcast.broker.log import Log
+from ringcast.broker.stream import Client, Stream, Subscription
 from ringcast.errors import Code, RequestError
-from ringcast.providers.commands import Adopted, Start
+from ringcast.providers.commands import Adopted
 from ringcast.shm import records
 from ringcast.shm.records import decode_open, is_whole
-from ringcast.shm.ring import Reader, Record
+from ringcast.shm.ring import Record
 from ringcast.shm.tokens import Error, decoder, encoder
-
-
-class Client:
-    """One connected client: its outbox of runs that wait for the end of the turn."""
-
-    __slots__ = ("heard", "name", "parts", "pid", "route", "runs", "size", "subscriptions")
-
-    def __init__(self, route: bytes, name: str, pid: int) -> None:
-        """`route` is the ROUTER's name for the connection."""
-        self.route = route
-        self.name = name
-        self.pid = pid
-        self.heard = 0.0
-        self.subscriptions: dict[int, Subscription] = {}
-        self.parts: list[bytes] = []
-        self.runs = 0
-        self.size = 0
-
-    def frame(self) -> bytes:
-        """Return all waiting runs as one TOKENS frame and empty the outbox."""
-        frame = protocol.tokens_frame(self.runs, self.parts)
-        self.parts = []
-        self.runs = self.size = 0
-        return frame
-
-
-class Subscription:
-    """One reader of one stream. `next` is the number of the token it gets next."""
-
-    __slots__ = (
-        "acked",
-        "client",
-        "flight",
-        "handle",
-        "next",
-        "outstanding",
-        "prefix",
-        "raw",
-        "stream",
-        "window",
-    )
-
-    def __init__(
-        self, client: Client, handle: int, stream: Stream, start: int, window: int
-    ) -> None:
-        """Read `stream` from token `start` with `window` bytes under way at most."""
-        self.client = client
-        self.handle = handle
-        self.stream = stream
-        self.next = self.acked = start
-        self.raw = 0  # the byte of the body up to which it is done
-        self.window = window
-        self.outstanding = 0
-        self.flight: deque[tuple[int, int, int]] = deque()  # end, bytes, raw position
-        self.prefix = b"\x93" + protocol.encode(handle)
-
-    def push(self, record: Record) -> None:
-        """Put a record's tokens into the client's outbox and count them as under way."""
-        payload = bytes(record.payload)
-        size = len(payload)
-        client = self.client
-        client.parts += (self.prefix, protocol.encode(record.a), payload)
-        client.runs += 1
-        client.size += size
-        self.next = end = record.a + record.count
-        self.outstanding += size
-        self.flight.append((end, size, record.b))
-
-    def processed(self, number: int) -> None:
-        """Take an acknowledgement of all tokens below `number`.
-
-        Raises `RequestError` if tokens are acknowledged that were never sent.
-        """
-        if number > self.next or number < 0:
-            raise RequestError(Code.BAD_CREDIT, f"credit for token {number}, sent were {self.next}")
-        if number > self.acked:
-            self.acked = number
-        flight = self.flight
-        while flight and flight[0][0] <= number:
-            _, size, self.raw = flight.popleft()
-            self.outstanding -= size
-
-
-class Stream:
-    """One stream: where it comes from, what is kept of it, who reads it."""
-
-    __slots__ = (
-        "abandoned",
-        "again_ns",
-        "api",
-        "attempts",
-        "base",
-        "cancelled",
-        "end",
-        "entries",
-        "failed",
-        "heaped",
-        "id",
-        "model",
-        "opened_ns",
-        "paid",
-        "partial",
-        "process",
-        "processed",
-        "provider",
-        "raw",
-        "slot",
-        "start",
-        "state",
-        "subscriptions",
-        "terminal",
-        "window",
-        "worker",
-    )
-
-    def __init__(
-        self,
-        slot: int,
-        stream_id: bytes,
-        provider: str,
-        model: str,
-        process: int,
-        worker: int,
-        window: Window,
-    ) -> None:
-        """`process` and `worker` are the indexes of the two that carry it."""
-        self.slot = slot
-        self.id = stream_id
-        self.provider = provider
-        self.model = model
-        self.process = process
-        self.worker = worker
-        self.window = window
-        self.subscriptions: list[Subscription] = []
-        self.entries: deque[Record] = deque()
-        self.heaped = 0  # how many entries at the left have left the ring
-        self.end = 0  # the number after the last token
-        self.raw = 0  # bytes of the body that have been decoded
-        self.processed = 0  # tokens that the paying reader is done with
-        self.paid = 0  # bytes of the body that these came from
-        self.terminal = False
-        self.failed = False  # ended by the broker: its provider still knows nothing of it
-        self.abandoned = False
-        self.partial = bytearray()
-        # For a successor of the provider process: what may be sent again while no token of it
-        # is visible.
-        self.start: Start | None = None
-        self.attempts = 1
-        self.again_ns = 0
-        self.cancelled = False
-        # For a successor of the worker: what it says of the stream with its last record.
-        self.api = ""  # the wire decoder, once the worker knows the stream
-        self.opened_ns = 0
-        self.base = (0, 0)  # the next token's number, and raw bytes dealt with
-        self.state = b""
-
-    @property
-    def first(self) -> int:
-        """The number of the oldest token kept."""
-        return self.entries[0].a if self.entries else self.end
-
-    @property
-    def phase(self) -> str:
-        """What `ringcast ps` shows."""
-        if self.terminal:
-            return "ended"
-        return "streaming" if self.end else "starting"
-
-    def wanted(self, record: Record) -> bool:
-        """Say whether the paying reader still needs a record."""
-        return not self.abandoned and record.a + record.count > self.processed
-
-    def trim(self) -> None:
-        """Drop what is on the heap and no longer wanted."""
-        while self.heaped and not self.wanted(self.entries[0]):
-            self.entries.popleft()
-            self.heaped -= 1
-
-
-class Log:
-    """The streams of one out-ring, in the order in which their bytes lie there."""
-
-    def __init__(self, reader: Reader) -> None:
-        """Index what `reader` reads from now on."""
-        self.reader = reader
-        self.moved = 0  # records that were moved to the heap
-        self._order: deque[tuple[int, Stream | None]] = deque()
-
-    def keep(self, stream: Stream, record: Record) -> None:
-        """Index one record of `stream`."""
-        stream.entries.append(record)
-        self._order.append((record.end, stream))
-
-    def skip(self, position: int) -> None:
-        """Note that everything else before `position` may be released."""
-        self._order.append((position, None))
-
-    @property
-    def end(self) -> int:
-        """The position up to which the ring is indexed."""
-        return self._order[-1][0] if self._order else self.reader.released
-
-    def make_room(self) -> tuple[bool, list[Stream]]:
-        """Release old records while less than a quarter of the ring is free.
-
-        Returns whether the producer waits for room, and the streams that lost records.
-        """
-        reader = self.reader
-        capacity = reader.capacity
-        if reader.free >= capacity >> 2:
-            return False, []
-        target = reader.position + reader.pending - (capacity >> 1) - (capacity >> 3)
-        order, touched, position = self._order, {}, reader.released
-        while order and (order[0][0] <= target or order[0][1] is None):
-            position, stream = order.popleft()
-            if stream is not None:
-                self._give_up_oldest(stream)
-                touched[stream.slot] = stream
-        return reader.release(min(position, reader.position)), list(touched.values())
-
-    def _give_up_oldest(self, stream: Stream) -> None:
-        """Take a stream's oldest record out of the ring: to the heap if it is wanted."""
-        index = stream.heaped
-        record = stream.entries[index]
-        if index or stream.wanted(record):
-            stream.entries[index] = _on_heap(record)
-            stream.heaped += 1
-            self.moved += 1
-        else:
-            stream.entries.popleft()
-
-
-def _note(stream: Stream, record: Record) -> None:
-    """Keep what a successor of the worker needs; the broker itself does not."""
-    if record.kind == records.OPEN:
-        stream.api, stream.opened_ns = decode_open(record.payload).api, record.a
-        stream.base, stream.state = (0, 0), b""  # it may be a second attempt
-        stream.raw = stream.paid = 0
-    elif record.kind == records.CHECKPOINT:
-        stream.state = bytes(record.payload)
-        stream.base = record.a, record.b
-
-
-def _behind(record: Record, number: int) -> Record:
-    """Return what a record holds from token `number` on."""
-    rest = decoder.decode(record.payload)[number - record.a :]
-    payload = memoryview(encoder.encode(rest))
-    return msgspec.structs.replace(record, a=number, count=len(rest), payload=payload)
-
-
-def _on_heap(record: Record) -> Record:
-    return msgspec.structs.replace(record, payload=memoryview(bytes(record.payload)))
 
 
 class Sessions:
@@ -493,3 +239,21 @@ class Sessions:
         if stream.terminal and not stream.entries and not stream.subscriptions:
             self.streams.pop(stream.slot, None)
             self.by_id.pop(stream.id, None)
+
+
+def _note(stream: Stream, record: Record) -> None:
+    """Keep what a successor of the worker needs; the broker itself does not."""
+    if record.kind == records.OPEN:
+        stream.api, stream.opened_ns = decode_open(record.payload).api, record.a
+        stream.base, stream.state = (0, 0), b""  # it may be a second attempt
+        stream.raw = stream.paid = 0
+    elif record.kind == records.CHECKPOINT:
+        stream.state = bytes(record.payload)
+        stream.base = record.a, record.b
+
+
+def _behind(record: Record, number: int) -> Record:
+    """Return what a record holds from token `number` on."""
+    rest = decoder.decode(record.payload)[number - record.a :]
+    payload = memoryview(encoder.encode(rest))
+    return msgspec.structs.replace(record, a=number, count=len(rest), payload=payload)

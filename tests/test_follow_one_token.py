@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from ringcast.broker import protocol
 from ringcast.broker.credit import Window
-from ringcast.broker.session import Client, Log, Sessions, Stream
+from ringcast.broker.log import Log
+from ringcast.broker.session import Sessions
+from ringcast.broker.stream import Client, Stream
 from ringcast.errors import Code
 from ringcast.providers.flow import Flow, Outlet
 from ringcast.providers.wire.body import Ending

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ringcast.broker.credit import Window
-from ringcast.broker.session import Client, Log, Sessions, Stream
+from ringcast.broker.log import Log
+from ringcast.broker.session import Sessions
+from ringcast.broker.stream import Client, Stream
 from ringcast.errors import Code, RequestError
 from ringcast.shm import records
 from ringcast.shm.ring import Reader, Writer

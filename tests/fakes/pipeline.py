@@ -14,7 +14,9 @@ import msgspec
 
 from ringcast.broker import protocol
 from ringcast.broker.credit import Window
-from ringcast.broker.session import Client, Log, Sessions, Stream, Subscription
+from ringcast.broker.log import Log
+from ringcast.broker.session import Sessions
+from ringcast.broker.stream import Client, Stream, Subscription
 from ringcast.providers.flow import Flow, Outlet
 from ringcast.providers.upstream import CANCELLED
 from ringcast.providers.wire.body import Ending

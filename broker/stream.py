@@ -1,0 +1,188 @@
+"""Clients, streams, and the subscriptions between them. Pure: no socket, no clock."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ringcast.broker import protocol
+from ringcast.broker.credit import Window
+from ringcast.errors import Code, RequestError
+from ringcast.providers.commands import Start
+from ringcast.shm.ring import Record
+
+
+class Client:
+    """One connected client: its outbox of runs that wait for the end of the turn."""
+
+    __slots__ = ("heard", "name", "parts", "pid", "route", "runs", "size", "subscriptions")
+
+    def __init__(self, route: bytes, name: str, pid: int) -> None:
+        """`route` is the ROUTER's name for the connection."""
+        self.route = route
+        self.name = name
+        self.pid = pid
+        self.heard = 0.0
+        self.subscriptions: dict[int, Subscription] = {}
+        self.parts: list[bytes] = []
+        self.runs = 0
+        self.size = 0
+
+    def frame(self) -> bytes:
+        """Return all waiting runs as one TOKENS frame and empty the outbox."""
+        frame = protocol.tokens_frame(self.runs, self.parts)
+        self.parts = []
+        self.runs = self.size = 0
+        return frame
+
+
+class Subscription:
+    """One reader of one stream. `next` is the number of the token it gets next."""
+
+    __slots__ = (
+        "acked",
+        "client",
+        "flight",
+        "handle",
+        "next",
+        "outstanding",
+        "prefix",
+        "raw",
+        "stream",
+        "window",
+    )
+
+    def __init__(
+        self, client: Client, handle: int, stream: Stream, start: int, window: int
+    ) -> None:
+        """Read `stream` from token `start` with `window` bytes under way at most."""
+        self.client = client
+        self.handle = handle
+        self.stream = stream
+        self.next = self.acked = start
+        self.raw = 0  # the byte of the body up to which it is done
+        self.window = window
+        self.outstanding = 0
+        self.flight: deque[tuple[int, int, int]] = deque()  # end, bytes, raw position
+        self.prefix = b"\x93" + protocol.encode(handle)
+
+    def push(self, record: Record) -> None:
+        """Put a record's tokens into the client's outbox and count them as under way."""
+        payload = bytes(record.payload)
+        size = len(payload)
+        client = self.client
+        client.parts += (self.prefix, protocol.encode(record.a), payload)
+        client.runs += 1
+        client.size += size
+        self.next = end = record.a + record.count
+        self.outstanding += size
+        self.flight.append((end, size, record.b))
+
+    def processed(self, number: int) -> None:
+        """Take an acknowledgement of all tokens below `number`.
+
+        Raises `RequestError` if tokens are acknowledged that were never sent.
+        """
+        if number > self.next or number < 0:
+            raise RequestError(Code.BAD_CREDIT, f"credit for token {number}, sent were {self.next}")
+        if number > self.acked:
+            self.acked = number
+        flight = self.flight
+        while flight and flight[0][0] <= number:
+            _, size, self.raw = flight.popleft()
+            self.outstanding -= size
+
+
+class Stream:
+    """One stream: where it comes from, what is kept of it, who reads it."""
+
+    __slots__ = (
+        "abandoned",
+        "again_ns",
+        "api",
+        "attempts",
+        "base",
+        "cancelled",
+        "end",
+        "entries",
+        "failed",
+        "heaped",
+        "id",
+        "model",
+        "opened_ns",
+        "paid",
+        "partial",
+        "process",
+        "processed",
+        "provider",
+        "raw",
+        "slot",
+        "start",
+        "state",
+        "subscriptions",
+        "terminal",
+        "window",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        slot: int,
+        stream_id: bytes,
+        provider: str,
+        model: str,
+        process: int,
+        worker: int,
+        window: Window,
+    ) -> None:
+        """`process` and `worker` are the indexes of the two that carry it."""
+        self.slot = slot
+        self.id = stream_id
+        self.provider = provider
+        self.model = model
+        self.process = process
+        self.worker = worker
+        self.window = window
+        self.subscriptions: list[Subscription] = []
+        self.entries: deque[Record] = deque()
+        self.heaped = 0  # how many entries at the left have left the ring
+        self.end = 0  # the number after the last token
+        self.raw = 0  # bytes of the body that have been decoded
+        self.processed = 0  # tokens that the paying reader is done with
+        self.paid = 0  # bytes of the body that these came from
+        self.terminal = False
+        self.failed = False  # ended by the broker: its provider still knows nothing of it
+        self.abandoned = False
+        self.partial = bytearray()
+        # For a successor of the provider process: what may be sent again while no token of it
+        # is visible.
+        self.start: Start | None = None
+        self.attempts = 1
+        self.again_ns = 0
+        self.cancelled = False
+        # For a successor of the worker: what it says of the stream with its last record.
+        self.api = ""  # the wire decoder, once the worker knows the stream
+        self.opened_ns = 0
+        self.base = (0, 0)  # the next token's number, and raw bytes dealt with
+        self.state = b""
+
+    @property
+    def first(self) -> int:
+        """The number of the oldest token kept."""
+        return self.entries[0].a if self.entries else self.end
+
+    @property
+    def phase(self) -> str:
+        """What `ringcast ps` shows."""
+        if self.terminal:
+            return "ended"
+        return "streaming" if self.end else "starting"
+
+    def wanted(self, record: Record) -> bool:
+        """Say whether the paying reader still needs a record."""
+        return not self.abandoned and record.a + record.count > self.processed
+
+    def trim(self) -> None:
+        """Drop what is on the heap and no longer wanted."""
+        while self.heaped and not self.wanted(self.entries[0]):
+            self.entries.popleft()
+            self.heaped -= 1
