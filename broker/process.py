@@ -465,6 +465,7 @@ class Process:
             error = Error(Code.INTERRUPTED, text, retryable=True)
         else:
             stream.attempts += 1
+            stream.again_ns = time.monotonic_ns()  # ends written before this are answered by it
             stream.window = Window(self._config.credit.window_bytes)
             if self._command(stream.process, stream.start):
                 return

@@ -72,7 +72,7 @@ class Stage:
         self._touched: dict[int, list[StreamToken]] = {}
         self._pending: list[Pending] = [(records.START, 0, epoch, 0, b"", records.WHOLE, 0)]
         self._done: tuple[Reader, int] | None = None
-        self._dead: list[int] = []
+        self._dead: set[int] = set()  # streams whose END is in this round
         self._tokens = 0
         self.blocked = False
         self.freed: list[int] = []  # in-rings whose producer waits for the room just made
@@ -141,6 +141,9 @@ class Stage:
             self._open(slot, record)
             return
         stream = self._streams.get(slot)
+        if self._poison == record.end << 4 | index:
+            self._refuse(slot, stream, kind, now_ns)
+            return
         if kind == records.END:
             self._end(slot, stream, record, now_ns)
             return
@@ -148,29 +151,35 @@ class Stage:
             return
         if self._done_with and record.b <= self._done_with.get(slot, -1) and kind == records.DATA:
             return
-        if self._poison == record.end << 4 | index:
-            text = "two workers died of this stream's input, one after the other"
-            tokens: list[StreamToken] = [Error(Code.POISON_INPUT, text)]
-            stream.body.finished = True
-        elif kind == records.DATA:
-            tokens = self._decode(index, stream, record)
-        else:
+        if kind == records.DATA:
+            self._touch(slot, stream, self._decode(index, stream, record), now_ns)
+
+    def _refuse(self, slot: int, stream: Stream | None, kind: int, now_ns: int) -> None:
+        """Leave a record alone that two workers died of, and end its stream."""
+        if stream is None:
             return
-        self._touch(slot, stream, tokens, now_ns)
+        if kind == records.END:
+            self._dead.add(slot)
+        if not stream.body.finished:
+            stream.body.finished = True
+            text = "two workers died of this stream's input, one after the other"
+            self._touch(slot, stream, [Error(Code.POISON_INPUT, text)], now_ns)
 
     def _end(self, slot: int, stream: Stream | None, record: Record, now_ns: int) -> None:
         """The body has ended; where its provider process died with nothing said, say so."""
+        if slot in self._dead:  # another process wrote an end as well
+            return
         ending = decode_ending(record.payload)
         said = stream is not None and (stream.next_seq or self._touched.get(slot))
         if ending.code == Code.INTERRUPTED and not said:
             self._pending.append((records.AGAIN, slot, record.a, 0, b"", records.WHOLE, 0))
             if stream is not None:
                 self._touched.pop(slot, None)
-                self._dead.append(slot)
+                self._dead.add(slot)
         elif stream is not None:
             tokens = stream.body.end(ending)
             stream.raw = record.b
-            self._dead.append(slot)
+            self._dead.add(slot)
             self._touch(slot, stream, tokens, now_ns)
 
     def _touch(self, slot: int, stream: Stream, tokens: list[StreamToken], now_ns: int) -> None:

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from fakes.pipeline import Pipeline, plain, ring, worker_counters
 
+from ringcast.errors import Code
 from ringcast.providers.wire.body import Ending
 from ringcast.providers.wire.summary import decode
 from ringcast.replay.numbered import numbered_events
@@ -230,6 +231,25 @@ def test_an_answer_that_is_no_event_stream_and_large() -> None:
     assert isinstance(end, Error)
     assert end.code == "not_event_stream"
     assert max_payload(1 << 16) < sum(map(len, page))
+
+
+def test_two_ends_of_one_stream_in_a_round() -> None:
+    """A provider process died behind its END, and its successor wrote another."""
+    bench = Bench()
+    bench.open(1)
+    bench.data(1, BODY)
+    bench.end(1)
+    bench.end(1, Ending("failed", Code.INTERRUPTED, "died"))
+    bench.open(2)
+    bench.end(2, Ending("failed", Code.INTERRUPTED, "died"))
+    bench.end(2, Ending("failed", Code.INTERRUPTED, "died"))
+    assert bench.step()
+    taken = bench.taken()
+    said = [record for record in of_kind(taken, records.TOKENS) if record.count]
+    assert [record.stream for record in said] == [1]
+    assert plain(decoder.decode(said[0].payload)) == plain(decode("chat", [BODY]))
+    assert [record.stream for record in of_kind(taken, records.AGAIN)] == [2]
+    assert not bench.stage.busy
 
 
 def test_several_in_rings_have_their_turn() -> None:
