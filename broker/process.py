@@ -432,8 +432,6 @@ class Process:
                     self._command(index, commands.Welcome())
                 case commands.Takeover(index):
                     self._hand_over(parts[0], index)
-                case commands.Gone():
-                    pass
 
     def _hand_over(self, route: bytes, index: int) -> None:
         """Tell a new worker where the streams are, after all that its predecessor said."""

@@ -63,12 +63,6 @@ class Ready(Command, frozen=True, tag="ready"):
     disabled: dict[str, str]
 
 
-class Gone(Command, frozen=True, tag="gone"):
-    """The process has nothing (more) to do for this stream."""
-
-    slot: int
-
-
 class Takeover(Command, frozen=True, tag="takeover"):
     """A worker stands in for one that died and asks where its streams are. Answer: ADOPT."""
 
@@ -96,7 +90,7 @@ class Adopt(Command, frozen=True, tag="adopt"):
 
 
 ToProvider: TypeAlias = Start | Grant | Stop | Abandon | Welcome
-ToBroker: TypeAlias = Ready | Gone | Takeover
+ToBroker: TypeAlias = Ready | Takeover
 
 encode = msgspec.msgpack.Encoder().encode
 decode_command = msgspec.msgpack.Decoder(ToProvider).decode

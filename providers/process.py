@@ -248,7 +248,6 @@ class Process:
     def _ended_flow(self, flow: Flow) -> None:
         if flow.finished:
             self._ending.pop(flow.slot, None)
-            self._report(commands.Gone(flow.slot))
         else:
             self._ending[flow.slot] = flow
 

@@ -16,7 +16,7 @@ ROLES: Final = ("none", "supervisor", "provider", "worker", "broker")
 NAMES: Final[dict[str, tuple[str, ...]]] = {
     "none": (),
     "supervisor": ("restarts",),
-    "provider": ("requests", "streams", "bytes_in", "records", "ring_full", "errors", "cancelled"),
+    "provider": ("requests", "streams", "ring_full", "cancelled"),
     "worker": (
         "records",
         "bytes_in",
@@ -33,13 +33,11 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
         "clients",
         "streams",
         "tokens_in",
-        "tokens_out",
         "messages_out",
         "bytes_out",
         "bad_messages",
         "refused",
         "log_moved",
-        "errors",
     ),
 }
 _FIRST: Final = 4  # words 0..3: role, pid, heartbeat, epoch

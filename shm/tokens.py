@@ -176,7 +176,6 @@ class Error(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="
 StreamToken: TypeAlias = (
     Text | Delta | Reasoning | Refusal | ToolCall | FunctionCall | Citation | Usage | Done | Error
 )
-Terminal: TypeAlias = Done | Error
 
 encoder = msgspec.msgpack.Encoder()
 decoder: msgspec.msgpack.Decoder[list[StreamToken]] = msgspec.msgpack.Decoder(list[StreamToken])

@@ -63,7 +63,6 @@ class Code(StrEnum):
     SLOW_CONSUMER = "slow_consumer"
     HELLO_FIRST = "hello_first"
     UNSUPPORTED_VERSION = "unsupported_version"
-    REQUEST_TOO_LARGE = "request_too_large"
     DUPLICATE_REQUEST = "duplicate_request"
     TOO_MANY_CLIENTS = "too_many_clients"
     TOO_MANY_STREAMS = "too_many_streams"
@@ -117,10 +116,6 @@ class ConnectionLost(RingcastError):
     """The daemon stopped answering; streams can be attached again when it is back."""
 
     exit_code = 3
-
-
-class ProtocolError(RingcastError):
-    """A peer sent what the protocol does not allow (the peer's fault)."""
 
 
 class RingError(RingcastError):

@@ -34,7 +34,6 @@ def processes(directory: Path) -> dict[str, Any]:
     report = asyncio.run(_ask(directory))
     rows = [_process("supervisor", state.pid, 0, 0.0)]
     rows += [_process(p.role, p.pid, p.restarts, p.ready_ms) for p in state.processes]
-    rows += _helpers(state.pid, {row["pid"] for row in rows})
     streams = [
         {key: stream[key] for key in ("id", "provider", "model", "state", "seq", "readers")}
         for stream in report["streams"]
@@ -51,15 +50,6 @@ def _process(role: str, pid: int, restarts: int, ready_ms: float) -> dict[str, A
     except psutil.Error:
         return row
     return row | {"uss_bytes": memory.uss, "pss_bytes": getattr(memory, "pss", None)}
-
-
-def _helpers(pid: int, known: set[int]) -> list[dict[str, Any]]:
-    """The fork server and Python's resource tracker belong to the bill as well."""
-    try:
-        children = psutil.Process(pid).children()
-    except psutil.Error:
-        return []
-    return [_process("helper", one.pid, 0, 0.0) for one in children if one.pid not in known]
 
 
 def print_status(report: dict[str, Any]) -> None:

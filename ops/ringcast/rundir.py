@@ -14,7 +14,7 @@ import stat
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -203,9 +203,3 @@ def running(path: Path) -> State:
     if state is None or not locked(path):
         raise NotRunning(f"no daemon serves {path}; start one with `ringcast serve`")
     return state
-
-
-def describe(state: State) -> dict[str, Any]:
-    """Return the state as plain values."""
-    plain: dict[str, Any] = msgspec.to_builtins(state)
-    return plain

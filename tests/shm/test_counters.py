@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ringcast.shm import counters
@@ -41,10 +43,10 @@ def test_r16_one_writes_everybody_reads(page: memoryview) -> None:
 def test_a_successor_counts_on(page: memoryview) -> None:
     for starts in (1, 2):
         block = Block(page, 1, "provider", pid=starts)
-        block.add(block.slot("records"), 10)
+        block.add(block.slot("requests"), 10)
         block.close()
     (row,) = read(page)
-    assert (row["records"], row["starts"], row["pid"]) == (20, 2, 2)
+    assert (row["requests"], row["starts"], row["pid"]) == (20, 2, 2)
 
 
 def test_a_counter_wraps(page: memoryview) -> None:
@@ -71,3 +73,19 @@ def test_closing_gives_the_page_back() -> None:
         Block(view, 0, "worker").close()
         read(view)
     page.append(0)
+
+
+ROOT = Path(__file__).parents[2]
+HOMES = {
+    "supervisor": "ops/ringcast/supervisor.py",
+    "provider": "providers/process.py",
+    "worker": "workers/stage.py",
+    "broker": "broker/process.py",
+}
+
+
+@pytest.mark.parametrize("role", HOMES)
+def test_every_counter_is_counted_by_somebody(role: str) -> None:
+    """One that nobody writes would say 0 for ever, which is worse than not to be there."""
+    source = (ROOT / HOMES[role]).read_text()
+    assert [name for name in NAMES[role] if f'"{name}"' not in source] == []
