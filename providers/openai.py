@@ -1,13 +1,14 @@
 """Request shaping for OpenAI and every server that speaks its API.
 
 Sources: platform.openai.com/docs/api-reference/chat and /completions; the compatible
-servers' own pages for what they leave out.
+servers' own pages for what they leave out. `responses` shapes the third API.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from ringcast.providers import responses
 from ringcast.providers.request import Call, Request, given, refuse
 
 # OpenAI's reasoning models refuse `max_tokens`; most compatible servers know nothing else.
@@ -15,7 +16,7 @@ _NEW_LIMIT: Final = {"openai"}
 
 
 def shape(kind: str, model: str, request: Request) -> Call:
-    """Return the call for chat completions, or for legacy completions when asked.
+    """Return the call for chat completions, or for Responses or legacy completions when asked.
 
     Raises `RequestError` (bad_request) naming a field that the API does not have.
     """
@@ -23,7 +24,9 @@ def shape(kind: str, model: str, request: Request) -> Call:
         return _chat(kind, model, request)
     if request.api == "completions":
         return _completions(model, request)
-    raise refuse("api", f"{kind} has chat and completions, not {request.api}")
+    if request.api == "responses":
+        return responses.shape(kind, model, request)
+    raise refuse("api", f"{kind} has chat, completions and responses, not {request.api}")
 
 
 def _chat(kind: str, model: str, request: Request) -> Call:

@@ -14,7 +14,9 @@ import msgspec
 
 from ringcast.errors import Code, RequestError
 
-Api: TypeAlias = Literal["chat", "completions", "messages", "complete"]
+Api: TypeAlias = Literal[
+    "chat", "completions", "responses", "messages", "complete", "generate", "interactions"
+]
 Json: TypeAlias = dict[str, Any]
 
 
@@ -43,8 +45,9 @@ class Call(msgspec.Struct, frozen=True):
     """A shaped request: what goes to `base_url + path`."""
 
     path: str
-    body: Json
+    body: Json = {}
     headers: dict[str, str] = {}
+    method: Literal["POST", "GET"] = "POST"
 
 
 def refuse(field: str, why: str) -> RequestError:

@@ -7,19 +7,22 @@
 | END        | slot   | –       | received, ns   | raw bytes so far| msgpack ending      |
 | TOKENS     | slot   | tokens  | first sequence | raw bytes so far| msgpack token array |
 | CHECKPOINT | slot   | –       | next sequence  | raw bytes so far| decoder state       |
-| START      | 0      | –       | epoch          | –               | –                   |
-| AGAIN      | slot   | –       | of its END, ns | –               | –                   |
+| START      | 0      | –       | worker's epoch | broker's epoch  | –                   |
+| AGAIN      | slot   | –       | of its END, ns | raw bytes so far| msgpack `Cursor`    |
 
 In-rings carry OPEN, DATA and END; out-rings OPEN, TOKENS, CHECKPOINT, START and AGAIN.
-AGAIN answers an END that was written for a provider process which died: no token of the
-stream was visible yet, so its request may be sent once more.
+AGAIN answers an END behind which the stream may yet go on: with a cursor, its provider can
+be asked for the rest of the answer; with no payload, no token of it is visible, so the
+request may be sent once more. An END with TERMINAL is never answered so.
 Sequence numbers count tokens within a stream, from 0. "Raw bytes so far" counts the
 response body's bytes up to and including the record: it is what credit is measured in.
 Hand-over: what a stream's last record without MORE says (next sequence, raw bytes), together
 with its last CHECKPOINT, is where a successor of the worker goes on; input whose raw bytes
 are not beyond that was dealt with. A TOKENS payload is already what a client receives, so
 the broker forwards it undecoded.
-START is a worker's first record, for whoever reads a ring by hand.
+A worker says START first, and again whenever another broker reads its out-ring: before it
+stand OPEN and CHECKPOINT of every live stream. OPEN also follows a stream's terminal TOKENS.
+So whoever reads a ring from any point on, up to its own START, knows all that is in it.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ BEGIN: Final = 1
 LAST: Final = 2
 WHOLE: Final = BEGIN | LAST
 REST: Final = 4  # DATA: the unfinished event that was left when the body ended
-TERMINAL: Final = 8  # TOKENS: the last token is Done or Error
+TERMINAL: Final = 8  # TOKENS: the last token is Done or Error; END: whatever can go on; AGAIN: lost
 MORE: Final = 16  # TOKENS, CHECKPOINT: the same step of the stream goes on in the next record
 
 
@@ -68,6 +71,32 @@ class Open(msgspec.Struct, frozen=True, array_like=True):
     model: str
 
 
+class Cursor(msgspec.Struct, frozen=True, array_like=True):
+    """Payload of AGAIN: where a provider that keeps an answer can be asked to go on with it.
+
+    `id` is the answer's name at its provider, `after` the last of its events that was decoded
+    (OpenAI: a background response and its `sequence_number`; Gemini: an interaction and its
+    `event_id`). An empty `after` means from the beginning.
+    """
+
+    id: str
+    after: str
+
+
+class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
+    """Payload of CHECKPOINT: what a successor of the worker needs beside its header.
+
+    `cursor` is for the broker: by what name an answer can be recalled.
+    """
+
+    first_ns: int
+    body: bytes
+    cursor: Cursor | None
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode_cursor = msgspec.msgpack.Decoder(Cursor).decode
+decode_checkpoint = msgspec.msgpack.Decoder(Checkpoint).decode
 encode_open = msgspec.msgpack.Encoder().encode
 decode_open = msgspec.msgpack.Decoder(Open).decode
 

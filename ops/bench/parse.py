@@ -3,7 +3,8 @@
 Run it with `python ops/bench/parse.py [--json]`. Every case first checks its answer; then it is
 timed in 7 rounds of about 50 ms, and the median counts. The peer, in the same run, is what a
 client without a decoder writes: `bytes.split` and `json.loads` into dicts. `openai` repeats all
-bytes but the text, as most servers do; `openai padded` has OpenAI's random `obfuscation`.
+bytes but the text, as most servers do; `openai padded` has OpenAI's random `obfuscation`, as has
+`responses`, whose events are numbered too.
 """
 
 from __future__ import annotations
@@ -43,6 +44,15 @@ _ANTHROPIC_START = (
     b'event: message_start\ndata: {"type":"message_start","message":{"id":"msg_1","model":"m",'
     b'"content":[],"usage":{"input_tokens":1,"output_tokens":1}}}\n\n'
 )
+_RESPONSES = (
+    b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta",'
+    b'"content_index":0,"delta":" word","item_id":"msg_06a874b3b87dc3ad006a624e8b49c481948af1d9'
+    b'f8ce0f7a82","logprobs":[],"obfuscation":"%011d","output_index":1,"sequence_number":%d}\n\n'
+)
+_RESPONSES_START = (
+    b'event: response.created\ndata: {"type":"response.created","sequence_number":0,'
+    b'"response":{"id":"resp_1","model":"m","status":"in_progress","background":false}}\n\n'
+)
 
 
 def run(json: bool = False) -> dict[str, Any]:
@@ -53,10 +63,12 @@ def run(json: bool = False) -> dict[str, Any]:
     constant = [_openai_event(b"")] * (BATCH_BYTES // OPENAI_BYTES)
     padded = [_openai_event(b',"obfuscation":"%05d"' % i) for i in range(len(constant))]
     anthropic = [_ANTHROPIC % b" word"] * (BATCH_BYTES // len(_ANTHROPIC % b" word"))
+    responses = [_RESPONSES % (i, i + 9) for i in range(BATCH_BYTES // len(_RESPONSES))]
     results = {
         "openai": _cases("chat", constant, constant[0], _openai_peer),
         "openai padded": _cases("chat", padded, padded[0], _openai_peer),
         "anthropic": _cases("messages", anthropic, _ANTHROPIC_START, _anthropic_peer),
+        "responses": _cases("responses", responses, _RESPONSES_START, _responses_peer),
     }
     _print(results, json)
     return results
@@ -135,6 +147,11 @@ def _openai_peer(block: memoryview) -> list[str]:
 def _anthropic_peer(block: memoryview) -> list[str]:
     events = bytes(block).split(b"\n\n")[:-1]
     return [stdlib_json.loads(e.split(b"\ndata: ")[1])["delta"]["text"] for e in events]
+
+
+def _responses_peer(block: memoryview) -> list[str]:
+    events = bytes(block).split(b"\n\n")[:-1]
+    return [stdlib_json.loads(e.split(b"\ndata: ")[1])["delta"] for e in events]
 
 
 def _fresh(api: str, first: bytes) -> Body:

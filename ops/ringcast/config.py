@@ -21,6 +21,7 @@ from ringcast.errors import ConfigError
 Kind: TypeAlias = Literal[
     "openai",
     "anthropic",
+    "gemini",
     "xai",
     "openrouter",
     "groq",
@@ -89,11 +90,19 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Credit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Flow control. `window_bytes`: raw bytes a stream may be ahead of its reader."""
+    """Flow control.
 
-    window_bytes: int = 256 << 10
+    `window_min_bytes` to `window_max_bytes`: raw bytes a stream may be ahead of its reader, by
+    how fast that is; all streams together share `budget_bytes`. A reader that takes nothing
+    for `stall_s` ends its stream; one that has left may come back for `lease_s`.
+    """
+
+    window_min_bytes: int = 1 << 10
+    window_max_bytes: int = 256 << 10
+    budget_bytes: int = 16 << 20
     client_window_bytes: int = 256 << 10
     lease_s: float = 30.0
+    stall_s: float = 30.0
 
 
 class Processes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,6 +131,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 BASE_URLS: dict[str, str] = {
     "openai": "https://api.openai.com/v1",
     "anthropic": "https://api.anthropic.com/v1",
+    "gemini": "https://generativelanguage.googleapis.com/v1beta",
     "xai": "https://api.x.ai/v1",
     "openrouter": "https://openrouter.ai/api/v1",
     "groq": "https://api.groq.com/openai/v1",
@@ -131,6 +141,7 @@ BASE_URLS: dict[str, str] = {
 KEY_VARIABLES: dict[str, str] = {
     "openai": "OPENAI_API_KEY",
     "anthropic": "ANTHROPIC_API_KEY",
+    "gemini": "GEMINI_API_KEY",
     "xai": "XAI_API_KEY",
     "openrouter": "OPENROUTER_API_KEY",
     "groq": "GROQ_API_KEY",
@@ -272,7 +283,11 @@ def _ranges(config: Config) -> list[str]:
         for field in msgspec.structs.fields(type(getattr(config, group))):
             value = getattr(getattr(config, group), field.name)
             need(0 <= value <= 1 << 40, f"{group}.{field.name} = {value}: out of range")
-    need(config.credit.window_bytes >= 1024, "credit.window_bytes: must be at least 1024")
+    credit = config.credit
+    need(
+        1024 <= credit.window_min_bytes <= credit.window_max_bytes <= credit.budget_bytes,
+        "credit: 1024 <= window_min_bytes <= window_max_bytes <= budget_bytes must hold",
+    )
     for name, provider in config.providers.items():
         need(
             name.replace("-", "").replace("_", "").replace(".", "").isalnum(),

@@ -22,6 +22,7 @@ from ringcast.providers.wire.surrogates import Halves
 from ringcast.providers.wire.template import Learner
 from ringcast.providers.wire.tool_calls import ToolCalls, argument_text
 from ringcast.providers.wire.usage import anthropic_usage, merged
+from ringcast.shm.records import Cursor
 from ringcast.shm.tokens import Done, Error, Reasoning, StreamToken, Text, ToolCall, Usage
 
 T = TypeVar("T")
@@ -64,6 +65,11 @@ class Messages:
         self._seen = _Memory()
         self._expect_plain = True  # a guess from the block before; never part of the state
         self._learner = Learner(_TEXT_SLOT, _text_of)
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """Nothing of such an answer is kept by its provider."""
+        return None
 
     @property
     def complete(self) -> bool:

@@ -16,8 +16,11 @@ from ringcast.errors import Code
 from ringcast.providers.wire.answer import excerpt, fault, http_error, provider_error
 from ringcast.providers.wire.anthropic import Complete, Messages
 from ringcast.providers.wire.dialect import Dialect
+from ringcast.providers.wire.gemini import Generate
+from ringcast.providers.wire.interactions import Interactions
 from ringcast.providers.wire.openai import Chat, Completions
 from ringcast.providers.wire.payload import is_json, loose
+from ringcast.providers.wire.responses import Responses
 from ringcast.providers.wire.sse import (
     MAX_EVENT_BYTES,
     MAX_LINE_BYTES,
@@ -26,6 +29,7 @@ from ringcast.providers.wire.sse import (
     SseParser,
     WireError,
 )
+from ringcast.shm.records import Cursor
 from ringcast.shm.tokens import Done, Error, StreamToken
 
 _DIALECTS: Final[dict[str, type[Dialect]]] = {
@@ -33,9 +37,14 @@ _DIALECTS: Final[dict[str, type[Dialect]]] = {
     "completions": Completions,
     "messages": Messages,
     "complete": Complete,
+    "generate": Generate,
+    "interactions": Interactions,
+    "responses": Responses,
 }
 _NAMES: Final = (b"data:", b"event:", b"id:", b"retry:")
 _IDLE: Final = re.compile(rb"(?:(?::[^\r\n]*)?[\r\n]|:[^\r\n]*\Z)*")
+_BARE: Final = (b"\n{", b"\n[", b"\r{", b"\r[")  # 4 ns a byte; as a pattern 14
+_BLANK_LINES: Final = re.compile(rb"((?:\r\n|\r(?!\n)|\n){2,})")
 _TERMINAL: Final = (Done, Error)
 _BOM: Final = b"\xef\xbb\xbf"
 _BLANK: Final = " \t\r\n"
@@ -151,6 +160,11 @@ class Body:
         seen = parser.unknown_fields + parser.replaced + parser.empty_data
         return self._odd + self._dialect.oddities + seen
 
+    @property
+    def cursor(self) -> Cursor | None:
+        """Where the provider can be asked to go on with this answer, if it can."""
+        return None if self.finished else self._dialect.cursor
+
     def feed(self, block: Bytes) -> list[StreamToken]:
         """The tokens of a block of whole events, as `sse.SseFramer.feed` gives them."""
         if self.finished:
@@ -237,6 +251,28 @@ class Body:
         if not self._begun:
             self._begun = self._changed = True
             block = block.removeprefix(_BOM)
+        if block[:1] not in (b"{", b"[") and not any(begun in block for begun in _BARE):
+            return self._parsed(block)
+        parts = _BLANK_LINES.split(block)
+        tokens: list[StreamToken] = []
+        for said, end in zip(parts[::2], [*parts[1::2], b""], strict=True):
+            tokens += self._bare(said) if self._is_bare(said) else self._parsed(said + end)
+        return tokens
+
+    def _is_bare(self, said: bytes) -> bool:
+        """Whether an event is an object or array without `data:`, in a stream that has events."""
+        return (
+            self._eventful and said[:1] in (b"{", b"[") and is_json(said.decode(errors="replace"))
+        )
+
+    def _bare(self, said: bytes) -> list[StreamToken]:
+        """Vertex sends an error that comes late in this way, over many lines."""
+        self._odd += 1
+        if self.finished:
+            return []
+        return self._event(SseEvent("message", said.decode(errors="replace")))
+
+    def _parsed(self, block: bytes) -> list[StreamToken]:
         tokens: list[StreamToken] = []
         try:
             events, error = self._parser.parse_chunk(block), None

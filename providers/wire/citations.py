@@ -1,25 +1,29 @@
-"""Citations: OpenAI's and OpenRouter's annotations, and Anthropic's citations."""
+"""Citations: annotations (OpenAI, OpenRouter, Interactions), Anthropic's and Gemini's sources."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ringcast.providers.wire.numbers import whole
+from ringcast.providers.wire.opaque import opaque
 from ringcast.shm.tokens import Citation
 
 
 def openai_citation(annotation: dict[str, Any], index: int) -> Citation:
-    """From `{"type": "url_citation", "url_citation": {url, title, start_index, end_index}}`."""
+    """From `{"type": "url_citation", "url_citation": {url, title, start_index, end_index}}`.
+
+    Responses sends the inner object alone; a file's citation there has its `filename` for a title.
+    """
     inner = annotation.get("url_citation")
     about = inner if isinstance(inner, dict) else annotation
     return Citation(
         url=_string(about.get("url")),
-        title=_string(about.get("title")),
+        title=_string(about.get("title")) or _string(about.get("filename")),
         text=_string(about.get("content")),
         start=whole(about.get("start_index")),
         end=whole(about.get("end_index")),
         index=index,
-        raw=annotation,
+        raw=opaque(annotation),
     )
 
 
@@ -40,5 +44,75 @@ def anthropic_citation(citation: dict[str, Any]) -> Citation:
     )
 
 
+def gemini_citation(source: dict[str, Any], index: int) -> Citation:
+    """From one of `citationMetadata.citationSources`; offsets are bytes of UTF-8.
+
+    https://ai.google.dev/api/generate-content#CitationMetadata
+    """
+    return Citation(
+        url=_string(source.get("uri")),
+        title=_string(source.get("title")),
+        start=whole(source.get("startIndex")),
+        end=whole(source.get("endIndex")),
+        index=index,
+        raw=opaque(source),
+    )
+
+
+def grounding_citations(metadata: dict[str, Any], index: int) -> list[Citation]:
+    """One for each of the `groundingChunks` in `groundingMetadata`, as `raw` with all it supports.
+
+    Text and offsets, in bytes of UTF-8, are those of the first segment that it supports.
+    https://ai.google.dev/api/generate-content#GroundingMetadata
+    """
+    sources = _objects(metadata.get("groundingChunks"))
+    supported: dict[Any, list[dict[str, Any]]] = {}
+    for support in _objects(metadata.get("groundingSupports")):
+        indices = support.get("groundingChunkIndices")
+        for number in indices if isinstance(indices, list) else ():
+            supported.setdefault(whole(number), []).append(support)
+    return [_grounding(s, supported.get(number, []), index) for number, s in enumerate(sources)]
+
+
+def _grounding(source: dict[str, Any], supports: list[dict[str, Any]], index: int) -> Citation:
+    """`source` holds one object, called web, maps, retrievedContext or image."""
+    about = next((value for value in source.values() if isinstance(value, dict)), {})
+    segment = supports[0].get("segment") if supports else None
+    first = segment if isinstance(segment, dict) else {}
+    end = whole(first.get("endIndex"))
+    return Citation(
+        url=_string(about.get("uri")),
+        title=_string(about.get("title")),
+        text=_string(first.get("text")) or _string(about.get("text")),
+        start=whole(first.get("startIndex")) or (None if end is None else 0),
+        end=end,
+        index=index,
+        raw=source | {"groundingSupports": supports} if supports else source,
+    )
+
+
+def interactions_citation(annotation: dict[str, Any]) -> Citation:
+    """From a url, file or place citation of an interaction; offsets are bytes of UTF-8.
+
+    https://ai.google.dev/api/interactions-api#Resource:Annotation
+    """
+    urls = (annotation.get(key) for key in ("url", "document_uri", "source"))
+    names = (annotation.get(key) for key in ("title", "file_name", "name"))
+    return Citation(
+        url=next(filter(None, map(_string, urls)), None),
+        title=next(filter(None, map(_string, names)), None),
+        start=whole(annotation.get("start_index")),
+        end=whole(annotation.get("end_index")),
+        raw=opaque(annotation),
+    )
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
 def _string(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    """Text that can be handed on, with U+FFFD for halves of a surrogate pair; null if none."""
+    if not isinstance(value, str):
+        return None
+    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from ringcast.providers.wire.sse import SseEvent
+from ringcast.shm.records import Cursor
 from ringcast.shm.tokens import Error, StreamToken
 
 
@@ -19,6 +20,10 @@ class Dialect(Protocol):
     @property
     def complete(self) -> bool:
         """Whether the provider has said how the answer ended, so that the body may end."""
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """Where the provider can be asked to go on; null if it cannot, or all was said."""
 
     def feed(self, event: SseEvent) -> list[StreamToken]:
         """The tokens of one event. A terminal token, if any, is the last one."""

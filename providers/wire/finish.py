@@ -17,6 +17,11 @@ _MEANING: Final[dict[str, FinishReason]] = {
     "content_filter": "content_filter",
     "error": "error",
     "insufficient_system_resource": "error",
+    # OpenAI Responses: /docs/api-reference/responses/object, `status` or `status:reason`
+    "completed": "stop",
+    "incomplete:max_output_tokens": "length",
+    "incomplete:content_filter": "content_filter",
+    "failed": "error",
     # Anthropic: /en/api/handling-stop-reasons
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -26,6 +31,32 @@ _MEANING: Final[dict[str, FinishReason]] = {
     "refusal": "content_filter",
     "pause_turn": "pause",
     "compaction": "pause",
+    # Gemini: ai.google.dev/api/generate-content#FinishReason
+    "STOP": "stop",
+    "MAX_TOKENS": "length",
+    "SAFETY": "content_filter",
+    "RECITATION": "content_filter",
+    "LANGUAGE": "content_filter",
+    "BLOCKLIST": "content_filter",
+    "PROHIBITED_CONTENT": "content_filter",
+    "SPII": "content_filter",
+    "MODEL_ARMOR": "content_filter",
+    "IMAGE_SAFETY": "content_filter",
+    "IMAGE_PROHIBITED_CONTENT": "content_filter",
+    "IMAGE_RECITATION": "content_filter",
+    "IMAGE_OTHER": "content_filter",
+    "MALFORMED_FUNCTION_CALL": "error",
+    "MALFORMED_RESPONSE": "error",
+    "UNEXPECTED_TOOL_CALL": "error",
+    "TOO_MANY_TOOL_CALLS": "error",
+    "MISSING_THOUGHT_SIGNATURE": "error",
+    "OTHER": "error",
+    "CONTINUATION": "pause",
+    # Gemini's interactions, whose other words are those of Responses: their `status`
+    "requires_action": "tool_calls",
+    "incomplete": "length",
+    "budget_exceeded": "length",
+    "requires_continuation": "pause",
 }
 
 

@@ -33,6 +33,7 @@ from ringcast.providers.wire.surrogates import Halves
 from ringcast.providers.wire.template import Learner
 from ringcast.providers.wire.tool_calls import ToolCalls
 from ringcast.providers.wire.usage import merged, openai_usage
+from ringcast.shm.records import Cursor
 from ringcast.shm.tokens import (
     Delta,
     Done,
@@ -80,6 +81,11 @@ class Chat:
         self._seen = _Memory()
         self._expect_plain = True  # a guess from the block before; never part of the state
         self._learner = Learner(self._slot, self._text_of)
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """Nothing of such an answer is kept by its provider."""
+        return None
 
     @property
     def complete(self) -> bool:

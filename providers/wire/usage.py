@@ -30,6 +30,25 @@ def openai_usage(usage: dict[str, Any]) -> Usage:
     )
 
 
+def responses_usage(usage: dict[str, Any]) -> Usage:
+    """From the `response` that ends a Responses stream; `cost` is OpenRouter's.
+
+    `input_tokens` includes what was cached, `output_tokens` includes reasoning.
+    https://platform.openai.com/docs/api-reference/responses/object
+    """
+    given = _object(usage.get("input_tokens_details"))
+    made = _object(usage.get("output_tokens_details"))
+    return Usage(
+        input_tokens=_count(usage.get("input_tokens")),
+        output_tokens=_count(usage.get("output_tokens")),
+        total_tokens=_count(usage.get("total_tokens")),
+        cache_read_tokens=_count(given.get("cached_tokens")),
+        cache_write_tokens=_count(given.get("cache_write_tokens")),
+        reasoning_tokens=_count(made.get("reasoning_tokens")),
+        cost=_cost(usage.get("cost")),
+    )
+
+
 def anthropic_usage(usage: dict[str, Any]) -> Usage:
     """From message_start or message_delta; `input_tokens` excludes what was cached.
 
@@ -41,6 +60,35 @@ def anthropic_usage(usage: dict[str, Any]) -> Usage:
         output_tokens=_count(usage.get("output_tokens")),
         cache_read_tokens=_count(usage.get("cache_read_input_tokens")),
         cache_write_tokens=_count(usage.get("cache_creation_input_tokens")),
+    )
+
+
+def gemini_usage(usage: dict[str, Any]) -> Usage:
+    """From `usageMetadata`; `output_tokens` excludes thoughts, `input_tokens` includes the cached.
+
+    https://ai.google.dev/api/generate-content#UsageMetadata
+    """
+    return Usage(
+        input_tokens=_count(usage.get("promptTokenCount")),
+        output_tokens=_count(usage.get("candidatesTokenCount")),
+        total_tokens=_count(usage.get("totalTokenCount")),
+        cache_read_tokens=_count(usage.get("cachedContentTokenCount")),
+        reasoning_tokens=_count(usage.get("thoughtsTokenCount")),
+    )
+
+
+def interactions_usage(usage: dict[str, Any]) -> Usage:
+    """From an interaction's `usage`; thoughts were called reasoning before May 2026.
+
+    https://ai.google.dev/api/interactions-api#Resource:Usage
+    """
+    thoughts = _first(usage.get("total_thought_tokens"), usage.get("total_reasoning_tokens"))
+    return Usage(
+        input_tokens=_count(usage.get("total_input_tokens")),
+        output_tokens=_count(usage.get("total_output_tokens")),
+        total_tokens=_count(usage.get("total_tokens")),
+        cache_read_tokens=_count(usage.get("total_cached_tokens")),
+        reasoning_tokens=thoughts,
     )
 
 

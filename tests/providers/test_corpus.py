@@ -30,10 +30,15 @@ APIS = {
     "openai-chat": "chat",
     "azure-chat": "chat",
     "openai-completions": "completions",
+    "openai-responses": "responses",
     "anthropic": "messages",
     "anthropic-vertex": "messages",
     "anthropic-complete": "complete",
+    "genai": "generate",
+    "genai-vertex": "generate",
 }
+GOOGLES_ERRORS = "the SDK wraps the whole JSON, and once more where it came as an event stream"
+
 KEYS = [
     *("text", "reasoning", "refusal", "tool_calls", "finish_reason", "signatures", "annotations"),
     *("logprob_tokens", "usage", "choices"),
@@ -42,6 +47,50 @@ ERROR_KEYS = ["type", "code", "status", "message"]
 
 # Where ours differs on purpose: file, key, what we say, and why the SDKs say something else.
 DELIBERATE: dict[tuple[str, str], tuple[Any, str]] = {
+    ("vertex/gemini-quotes-escaped.sse", "error"): (
+        {
+            "type": None,
+            "code": "stream_incomplete",
+            "status": None,
+            "message": "the stream ended before the provider said that the answer was complete",
+        },
+        "the SDK takes any end for the end, but no chunk of this one has a finish reason",
+    ),
+    ("gemini/err-400-key.json", "error"): (
+        {
+            "type": "INVALID_ARGUMENT",
+            "code": 400,
+            "status": 400,
+            "message": "API key not valid. Please pass a valid API key.",
+        },
+        GOOGLES_ERRORS,
+    ),
+    ("gemini/err-429-quota.json", "error"): (
+        {
+            "type": "RESOURCE_EXHAUSTED",
+            "code": 429,
+            "status": 429,
+            "message": "You exceeded your current quota, "
+            "please check your plan and billing details. "
+            "For more information on this error, head to: "
+            "https://ai.google.dev/gemini-api/docs/rate-limits. "
+            "To monitor your current usage, head to: https://ai.dev/rate-limit. "
+            "\\n* Quota exceeded for metric: "
+            "generativelanguage.googleapis.com/generate_content_paid_tier_input_token_count, "
+            "limit: 1000000, model: gemini-2.5-flash\\nPlease retry in 48.939935699s.",
+        },
+        GOOGLES_ERRORS,
+    ),
+    ("vertex/err-400.json", "error"): (
+        {
+            "type": "INVALID_ARGUMENT",
+            "code": 400,
+            "status": 400,
+            "message": "The input token count (1250074) exceeds the maximum number of tokens "
+            "allowed (1048576).",
+        },
+        GOOGLES_ERRORS,
+    ),
     ("local/llamabox-error-field.sse", "error"): (
         {
             "type": None,

@@ -54,7 +54,7 @@ def test_what_no_provider_can_be_asked(fields: Json, message: str) -> None:
         ({"api_key": "x"}, "`api_key`"),
         ({"max_tokens": "5"}, "`$.max_tokens`"),
         ({"messages": ["hi"]}, "`$.messages[0]`"),
-        ({"api": "responses"}, "'responses'"),
+        ({"api": "telepathy"}, "'telepathy'"),
     ],
 )
 def test_unknown_fields_and_wrong_types_are_named(fields: Json, part: str) -> None:

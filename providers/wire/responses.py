@@ -1,0 +1,378 @@
+"""OpenAI's Responses stream, as OpenAI, Azure, Bedrock, LM Studio, OpenRouter and xAI send it.
+
+https://platform.openai.com/docs/api-reference/responses-streaming. OpenRouter sends no `event:`
+lines: the payload's `type` decides. Some back ends change an item's id with every event, so that
+only `output_index` tells items apart. What deltas have told comes again in `.done` events, in the
+items and in the last event's `response`, and is not told twice.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+from ringcast.errors import Code
+from ringcast.providers.wire.answer import provider_error
+from ringcast.providers.wire.citations import openai_citation
+from ringcast.providers.wire.finish import MAX_REASON_CHARS, finish_reason
+from ringcast.providers.wire.logprobs import openai_logprobs
+from ringcast.providers.wire.numbers import whole
+from ringcast.providers.wire.payload import bad_event, convert, decode, loose
+from ringcast.providers.wire.responses_event import (
+    Answer,
+    Event,
+    Item,
+    Part,
+    PlainTextDelta,
+    WholeAnswer,
+    text_deltas,
+)
+from ringcast.providers.wire.sse import SseEvent, WireError
+from ringcast.providers.wire.surrogates import Halves
+from ringcast.providers.wire.tool_calls import ToolCalls
+from ringcast.providers.wire.usage import responses_usage
+from ringcast.shm.records import Cursor
+from ringcast.shm.tokens import (
+    Delta,
+    Done,
+    Error,
+    Logprob,
+    Reasoning,
+    Refusal,
+    StreamToken,
+    Text,
+    ToolCall,
+    Usage,
+)
+
+_CALLS: Final = ("function_call", "custom_tool_call")
+_UNDER_WAY: Final = ("queued", "in_progress")
+
+# Progress of the provider's own tools, and ends of what the deltas told.
+_SILENT: Final = re.compile(
+    r"keepalive|response\.(?:\w+\.done|(?:content|reasoning)_part\.added"
+    r"|(?:\w+_call\w*|mcp_list_tools|compaction)\.\w+)"
+)
+
+_event: Final = msgspec.json.Decoder(Event)
+_whole: Final = msgspec.json.Decoder(WholeAnswer)
+
+
+class _Memory(msgspec.Struct, array_like=True):
+    """What must survive a hand-over."""
+
+    id: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
+    reason: str | None = None
+    # The last sequence_number of a background response, -1 before the first; null once it has
+    # ended, and for all other responses, of which nothing can be asked for again.
+    after: int | None = None
+    tools: ToolCalls = msgspec.field(default_factory=ToolCalls)
+    halves: Halves = msgspec.field(default_factory=Halves)
+
+
+_memory: Final = msgspec.msgpack.Decoder(_Memory)
+
+
+class Responses:
+    """Decodes the events of `POST /v1/responses`. See `dialect.Dialect`."""
+
+    def __init__(self) -> None:
+        self.changed = True
+        self.oddities = 0
+        self._seen = _Memory()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the event that ends the answer was seen; `[DONE]` comes from OpenRouter only."""
+        return self._seen.reason is not None
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """Where a background response can be asked to go on, as long as it has not ended.
+
+        https://platform.openai.com/docs/guides/background#streaming-a-background-response
+        """
+        id, after = self._seen.id, self._seen.after
+        if id is None or after is None:
+            return None
+        return Cursor(id, str(after) if after >= 0 else "")
+
+    def feed(self, event: SseEvent) -> list[StreamToken]:
+        """The tokens of one event; the payload's type rules, else the `event:` line's."""
+        if event.event == "error":
+            return self._failed(event.data)
+        try:
+            payload = decode(_event, event.data)
+            if payload.type == "error" or payload.error is not None:
+                return self._failed(event.data)
+            number = whole(payload.sequence_number)
+            if self._is_repeated(number):
+                self.oddities += 1
+                return []
+            tokens = self._tokens(payload.type or event.event, payload)
+        except WireError as error:
+            return self.close(Error(error.code, error.message))
+        if number is not None and self._seen.after is not None:
+            self._seen.after, self.changed = number, True
+        return tokens
+
+    def feed_block(self, block: bytes) -> list[StreamToken] | None:
+        """Plain form: text deltas only, each `data: {…}` with or without its `event:` line."""
+        if self._seen.halves.held or (found := text_deltas(block)) is None:
+            return None
+        if self._seen.after is not None and not self._go_on(found, self._seen.after):
+            return None
+        return [Text(event.delta) for event in found if event.delta]
+
+    def whole(self, answer: bytes) -> list[StreamToken] | None:
+        """A non-streamed answer: a response with its output, unless it is still under way."""
+        tokens: list[StreamToken] = []
+        try:
+            response = decode(_whole, answer)
+            if response.output is None or response.status in _UNDER_WAY:
+                return None
+            for index, item in enumerate(response.output):
+                self._contents(index, item, tokens)
+                self._item(index, item, tokens)
+        except WireError:
+            return None
+        return tokens + self._end(_string(response.status), response)
+
+    def close(self, error: Error | None) -> list[StreamToken]:
+        """What was held back, then the terminal token with what is known."""
+        seen = self._seen
+        held = seen.halves.flush()
+        seen.after = None
+        self.changed = True
+        if error is not None:
+            ended = msgspec.structs.replace(error, usage=seen.usage, provider_reason=seen.reason)
+            return [*held, ended]
+        # That tools are to be called is no status of a response.
+        called = seen.reason == "completed" and seen.tools.calls
+        done = Done(
+            "tool_calls" if called else finish_reason(seen.reason),
+            seen.reason,
+            usage=seen.usage,
+            id=seen.id,
+            model=seen.model,
+        )
+        return [*held, done]
+
+    def state(self) -> bytes:
+        """The memory as msgpack, about a hundred bytes."""
+        self.changed = False
+        return msgspec.msgpack.encode(self._seen)
+
+    def restore(self, state: bytes) -> None:
+        """Go on from `state`. Raises `msgspec.MsgspecError` if it is none."""
+        self._seen = _memory.decode(state)
+        self.changed = False
+
+    def _is_repeated(self, number: int | None) -> bool:
+        after = self._seen.after
+        return after is not None and number is not None and number <= after
+
+    def _go_on(self, found: list[PlainTextDelta], after: int) -> bool:
+        """Move the cursor to the last event; false, nothing moved, if one does not come next."""
+        for event in found:
+            number = whole(event.sequence_number)
+            if number is None or number <= after:
+                return False
+            after = number
+        self._seen.after, self.changed = after, True
+        return True
+
+    def _tokens(self, kind: Any, event: Event) -> list[StreamToken]:
+        tokens: list[StreamToken] = []
+        match kind:
+            case "response.output_text.delta":
+                self._text(event.delta, event.logprobs, tokens)
+            case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta":
+                self._reasoning(event.delta, _position(event.output_index), tokens)
+            case "response.reasoning_summary_part.added":
+                if part := whole(event.summary_index):
+                    tokens.append(_next_part(_position(event.output_index), part))
+            case "response.refusal.delta":
+                self._refusal(event.delta, tokens)
+            case "response.function_call_arguments.delta" | "response.custom_tool_call_input.delta":
+                self._call(_position(event.output_index), tokens, arguments=event.delta)
+            case "response.function_call_arguments.done" | "response.custom_tool_call_input.done":
+                self._rest(_position(event.output_index), event, tokens)
+            case "response.output_text.annotation.added":
+                self._annotations([event.annotation], tokens)
+            case "response.output_item.added" if event.item is not None:
+                self._begin(_position(event.output_index), event.item, tokens)
+            case "response.output_item.done" if event.item is not None:
+                self._item(_position(event.output_index), event.item, tokens)
+            case "response.created" | "response.queued" | "response.in_progress":
+                self._introduce(event.response or Answer())
+            case (
+                "response.completed"
+                | "response.incomplete"
+                | "response.failed"
+                | "response.cancelled"
+            ):
+                word = kind.removeprefix("response.")
+                return self._end(word, event.response or Answer())
+            case _:
+                self.oddities += not (isinstance(kind, str) and _SILENT.fullmatch(kind))
+        return tokens
+
+    def _text(self, text: Any, logprobs: Any, tokens: list[StreamToken]) -> None:
+        text = self._joined("text", text)
+        scores = self._scores(logprobs) if logprobs else None
+        if scores is not None:
+            tokens.append(Delta(text, 0, scores))
+        elif text:
+            tokens.append(Text(text))
+
+    def _scores(self, logprobs: Any) -> list[Logprob] | None:
+        scores = openai_logprobs(logprobs)
+        self.oddities += scores is None
+        return scores
+
+    def _reasoning(self, text: Any, block: int, tokens: list[StreamToken]) -> None:
+        if text := self._joined("reasoning", text):
+            tokens.append(Reasoning(text, block=block))
+
+    def _refusal(self, text: Any, tokens: list[StreamToken]) -> None:
+        if text := self._joined("refusal", text):
+            tokens.append(Refusal(text))
+
+    def _annotations(self, annotations: Any, tokens: list[StreamToken]) -> None:
+        if isinstance(annotations, list):
+            tokens += [openai_citation(a, 0) for a in annotations if isinstance(a, dict)]
+
+    def _begin(self, index: int, item: Item, tokens: list[StreamToken]) -> None:
+        """A call begins; its item's own id is for servers that send no other, or a new one each."""
+        if item.type in _CALLS:
+            known = index in self._seen.tools.by_index
+            id = _string(item.call_id) or (None if known else _string(item.id))
+            self._call(index, tokens, id, _string(item.name))
+
+    def _item(self, index: int, item: Item, tokens: list[StreamToken]) -> None:
+        """What only the finished item tells: sealed reasoning, and calls that had no deltas."""
+        if item.type in _CALLS:
+            self._begin(index, item, tokens)
+            self._rest(index, item, tokens)
+        elif item.type == "reasoning" and (sealed := _string(item.encrypted_content)):
+            about = {"type": item.type, "id": _string(item.id), "format": _string(item.format)}
+            detail = {key: value for key, value in about.items() if value is not None}
+            tokens.append(Reasoning("", block=index, encrypted=sealed, detail=detail))
+
+    def _contents(self, index: int, item: Item, tokens: list[StreamToken]) -> None:
+        """What deltas tell in a stream. Raises `WireError` if it is no list of parts."""
+        if item.type == "reasoning":
+            for number, part in enumerate(_parts(item.summary)):
+                if number:
+                    tokens.append(_next_part(index, number))
+                self._reasoning(part.text, index, tokens)
+            for part in _parts(item.content):
+                self._reasoning(part.text, index, tokens)
+        elif item.type == "message":
+            for part in _parts(item.content):
+                self._text(part.text, part.logprobs, tokens)
+                self._annotations(part.annotations, tokens)
+                self._refusal(part.refusal, tokens)
+
+    def _call(
+        self,
+        index: int,
+        tokens: list[StreamToken],
+        id: str | None = None,
+        name: str | None = None,
+        arguments: Any = None,
+    ) -> None:
+        tools = self._seen.tools
+        call = tools.piece(index, id, name, arguments, 0)
+        if call is None:
+            return
+        # That there are arguments must be known at `.done`: the first ones make a checkpoint.
+        first = tools.calls[call.index].size == len(call.arguments)
+        self.changed |= first or call.id is not None or call.name is not None
+        text = self._joined(f"tool.{call.index}", call.arguments)
+        tokens.append(ToolCall(call.index, call.id, call.name, text))
+
+    def _rest(self, index: int, end: Event | Item, tokens: list[StreamToken]) -> None:
+        """The arguments that the `end` of a call repeats: news only where no delta told them."""
+        tools = self._seen.tools
+        ours = tools.by_index.get(index)
+        if ours is None or not tools.calls[ours].size:
+            said = end.input if end.arguments is None else end.arguments
+            self._call(index, tokens, arguments=said)
+
+    def _introduce(self, response: Answer) -> None:
+        seen = self._seen
+        seen.id = seen.id or _string(response.id)
+        seen.model = seen.model or _string(response.model)
+        if response.background is True and seen.after is None:
+            seen.after = -1
+        self.changed = True
+
+    def _end(self, word: str | None, response: Answer) -> list[StreamToken]:
+        """The last tokens; `word` is how the event says that the response ended."""
+        seen = self._seen
+        self._introduce(response)
+        reason = _string(response.status) or word
+        details = response.incomplete_details
+        if reason == "incomplete" and isinstance(details, dict) and (why := details.get("reason")):
+            reason = f"incomplete:{why}"
+        seen.reason = _string((reason or "")[:MAX_REASON_CHARS])
+        usage = responses_usage(response.usage) if isinstance(response.usage, dict) else Usage()
+        seen.usage = None if usage == Usage() else usage
+        counted: list[StreamToken] = [] if seen.usage is None else [seen.usage]
+        return counted + self.close(_fault(word, response))
+
+    def _failed(self, data: str) -> list[StreamToken]:
+        """An error event, `{"error": {…}}` or flat, whose own type says only that it is one."""
+        said = loose(data)
+        if isinstance(said, dict) and said.get("type") == "error":
+            del said["type"]
+        return self.close(provider_error(said))
+
+    def _joined(self, kind: str, text: Any) -> str:
+        if not isinstance(text, str):
+            return ""
+        if text.isascii() and not self._seen.halves.held:
+            return text
+        before = self._seen.halves.held.copy()
+        joined = self._seen.halves.join(kind, 0, text)
+        self.changed |= before != self._seen.halves.held
+        return joined
+
+
+def _fault(word: str | None, response: Answer) -> Error | None:
+    """Why a response did not end well: it failed, or was cancelled on the provider's side."""
+    if word == "failed" or response.status == "failed":
+        return provider_error({"error": response.error or {}})
+    if word == "cancelled" or response.status == "cancelled":
+        return Error(Code.CANCELLED, "the response was cancelled at its provider")
+    return None
+
+
+def _next_part(block: int, part: int) -> Reasoning:
+    """The mark between two parts of a summary; their texts join without it."""
+    return Reasoning("", block=block, detail={"type": "summary_text", "summary_index": part})
+
+
+def _parts(value: Any) -> list[Part]:
+    return convert(value or [], list[Part])
+
+
+def _position(value: Any) -> int:
+    """An output index; a missing one is 0. Raises `WireError` if it is no number from 0 on."""
+    index = 0 if value is None else whole(value)
+    if index is None or index < 0:
+        raise bad_event("output index out of range", repr(value))
+    return index
+
+
+def _string(value: Any) -> str | None:
+    """Text that can be handed on, with U+FFFD for halves of a surrogate pair; null if none."""
+    if not isinstance(value, str) or not value:
+        return None
+    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
