@@ -63,6 +63,8 @@ class ClientStream:
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._opened: asyncio.Future[None] = client._loop.create_future()
+        self._request: protocol.Open | protocol.Attach | None = None  # until it is answered
+        self._cancelled = False
 
     def __aiter__(self) -> Self:
         """Iterate over tokens."""
@@ -121,6 +123,7 @@ class ClientStream:
 
     async def cancel(self) -> None:
         """End the stream for everybody; its last token will be `Error(cancelled)`."""
+        self._cancelled = True
         self._client._send(protocol.Cancel(self.id))
 
     async def detach(self) -> None:
@@ -168,11 +171,12 @@ class Client:
         self.name = name or Path(sys.argv[0]).name
         self.daemon = ""
         self._streams: dict[int, ClientStream] = {}
-        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._answers: dict[int, tuple[protocol.Frame, asyncio.Future[Any]]] = {}
         self._number = 0
         self._credits: dict[int, int] = {}
         self._unanswered = 0  # pings since the daemon last said anything
         self._lost = False
+        self._connections = 0
         self._greeting = False  # a HELLO is under way
         self._heartbeat_s = ANSWER_S
 
@@ -188,6 +192,8 @@ class Client:
             reconnect_ivl=20,
             sndhwm=0,  # what the caller asks for is never dropped
         )
+        monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._monitor = Socket(monitor, self._on_connections)
         dealer.connect(f"ipc://{self.run_dir / rundir.CLIENT_SOCKET}")
         self._socket = Socket(dealer, self._on_messages)
         self._welcome: asyncio.Future[None] = self._loop.create_future()
@@ -214,6 +220,7 @@ class Client:
         if not self._lost:
             self._send(protocol.Bye())  # or it would take the daemon a while to notice
         self._beat.cancel()
+        self._monitor.close()
         self._socket.close()
         self._context.term()
 
@@ -248,8 +255,7 @@ class Client:
         """
         stream_id = bytes.fromhex(stream) if isinstance(stream, str) else stream
         reader = self._new(after, window)
-        self._send(protocol.Attach(reader._handle, stream_id, after, window))
-        return await self._ready(reader)
+        return await self._ready(reader, protocol.Attach(reader._handle, stream_id, after, window))
 
     async def cancel(self, stream: bytes | str) -> None:
         """End a stream for everybody."""
@@ -261,8 +267,9 @@ class Client:
         self._number += 1
         number = self._number
         answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        self._answers[number] = answer
-        self._send(protocol.Status(number))
+        question = protocol.Status(number)
+        self._answers[number] = question, answer
+        self._send(question)
         try:
             return await asyncio.wait_for(answer, ANSWER_S)
         except TimeoutError:
@@ -273,8 +280,8 @@ class Client:
     async def _open(self, request: dict[str, Any], window: int) -> ClientStream:
         reader = self._new(-1, window)
         raw = msgspec.Raw(protocol.encode(request))
-        self._send(protocol.Open(reader._handle, raw, window))
-        return await self._ready(reader)
+        stream = os.urandom(protocol.ID_BYTES)
+        return await self._ready(reader, protocol.Open(reader._handle, raw, window, stream))
 
     def _new(self, after: int, window: int) -> ClientStream:
         self._number += 1
@@ -282,7 +289,11 @@ class Client:
         self._streams[self._number] = reader
         return reader
 
-    async def _ready(self, reader: ClientStream) -> ClientStream:
+    async def _ready(
+        self, reader: ClientStream, request: protocol.Open | protocol.Attach
+    ) -> ClientStream:
+        reader._request = request
+        self._send(request)
         try:
             await asyncio.wait_for(asyncio.shield(reader._opened), ANSWER_S)
         except TimeoutError:
@@ -316,6 +327,12 @@ class Client:
         self._streams.pop(handle, None)
         self._credits.pop(handle, None)
 
+    def _on_connections(self, messages: list[Message]) -> None:
+        """The transport has connected; from the second time on another broker may be there."""
+        if self._connections:
+            self._hello()
+        self._connections += len(messages)
+
     def _on_messages(self, messages: list[Message]) -> None:
         self._unanswered = 0
         for parts in messages:
@@ -330,10 +347,11 @@ class Client:
             case protocol.Opened(handle, stream, provider, model):
                 if (reader := self._streams.get(handle)) is not None:
                     reader.id, reader.provider, reader.model = stream, provider, model
+                    reader._request = None
                     if not reader._opened.done():
                         reader._opened.set_result(None)
             case protocol.Result(request, data):
-                answer = self._answers.get(request)
+                _, answer = self._answers.get(request, (None, None))
                 if answer is not None and not answer.done():
                     answer.set_result(data)
             case protocol.Refused():
@@ -369,13 +387,20 @@ class Client:
             self._rejoin()
 
     def _rejoin(self) -> None:
-        """The broker was replaced, or had given us up: read every stream on where we are."""
+        """The broker was replaced, or had given us up: read every stream on where we are.
+
+        What may have been lost on the way is said again; all of it may be said twice.
+        """
         for handle, reader in list(self._streams.items()):
-            if reader.id and not reader._ended:
-                after = reader._next - 1
-                self._send(protocol.Attach(handle, reader.id, after, reader._window))
-            elif not reader.id:
-                reader._fail(ConnectionLost("the daemon was restarted while the stream opened"))
+            if reader._request is not None:
+                self._send(reader._request)
+            elif not reader._ended:
+                self._send(protocol.Attach(handle, reader.id, reader._next - 1, reader._window))
+                if reader._cancelled:
+                    self._send(protocol.Cancel(reader.id))
+        for question, answer in list(self._answers.values()):
+            if not answer.done():
+                self._send(question)
 
     async def _keep_alive(self) -> None:
         """Give waiting credit each beat, and ping each heartbeat."""

@@ -7,17 +7,20 @@ from collections import deque
 import msgspec
 
 from ringcast.broker.stream import Stream
+from ringcast.shm.layout import HEADER
 from ringcast.shm.ring import Reader, Record
 
 
 class Log:
     """The streams of one out-ring, in the order in which their bytes lie there."""
 
-    def __init__(self, reader: Reader) -> None:
-        """Index what `reader` reads from now on."""
+    def __init__(self, reader: Reader, worker: int = 0) -> None:
+        """Index what `reader` reads from now on; `worker` writes it."""
         self.reader = reader
+        self.worker = worker
         self.moved = 0  # records that were moved to the heap
         self._order: deque[tuple[int, Stream | None]] = deque()
+        self._held: dict[int, int] = {}  # by stream: where a payload in fragments begins
 
     def keep(self, stream: Stream, record: Record) -> None:
         """Index one record of `stream`."""
@@ -27,6 +30,16 @@ class Log:
     def skip(self, position: int) -> None:
         """Note that everything else before `position` may be released."""
         self._order.append((position, None))
+
+    def hold(self, record: Record) -> None:
+        """Keep a payload's fragments in the ring until its last one: a new broker needs them."""
+        begin = record.end - (HEADER + len(record.payload) + 7 & -8)
+        self._held[record.stream] = begin
+        self.skip(begin)
+
+    def let_go(self, slot: int) -> None:
+        """The payload is complete, and is indexed under its last fragment."""
+        self._held.pop(slot, None)
 
     @property
     def end(self) -> int:
@@ -44,12 +57,21 @@ class Log:
             return False, []
         target = reader.position + reader.pending - (capacity >> 1) - (capacity >> 3)
         order, touched, position = self._order, {}, reader.released
-        while order and (order[0][0] <= target or order[0][1] is None):
+        limit = self._oldest_held()
+        while order and order[0][0] <= limit and (position < target or order[0][1] is None):
             position, stream = order.popleft()
             if stream is not None:
                 self._give_up_oldest(stream)
                 touched[stream.slot] = stream
         return reader.release(min(position, reader.position)), list(touched.values())
+
+    def _oldest_held(self) -> int:
+        """Where release must stop: a payload may hold half of the ring at most."""
+        position = self.reader.position
+        for slot, begin in list(self._held.items()):
+            if position - begin > self.reader.capacity >> 1:
+                del self._held[slot]
+        return min([position, *self._held.values()])
 
     def _give_up_oldest(self, stream: Stream) -> None:
         """Take a stream's oldest record out of the ring: to the heap if it is wanted."""

@@ -14,7 +14,7 @@ import signal
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 import uvloop
@@ -22,17 +22,19 @@ import zmq
 
 from ringcast import child
 from ringcast.broker import protocol
-from ringcast.broker.credit import Window
+from ringcast.broker.credit import LOOK_S, BackpressureController, Budget
 from ringcast.broker.gate import DOMAIN, Gate
 from ringcast.broker.log import Log
 from ringcast.broker.protocol import Refused
+from ringcast.broker.rebuild import Rebuild
 from ringcast.broker.session import Sessions
-from ringcast.broker.stream import Client, Stream, Subscription
+from ringcast.broker.stream import Again, Client, Stream, Subscription
 from ringcast.config import Config
 from ringcast.errors import Code, RequestError
 from ringcast.providers import commands
 from ringcast.providers.request import refuse
 from ringcast.shm import counters, segment
+from ringcast.shm.records import Cursor, decode_checkpoint
 from ringcast.shm.ring import Reader
 from ringcast.shm.tokens import Error
 from ringcast.shm.wiring import Line, Wiring
@@ -44,6 +46,10 @@ SILENCE: Final = 3  # heartbeats that a client may miss
 LATE_S: Final = 1.0  # a tick this late means that the whole process stood still
 POLL: Final = 256
 ATTEMPTS: Final = 3  # sendings of one request, each by another provider process
+FIRST_WINDOW: Final = 32 << 10  # bytes: more than a client processes before it gives credit
+RESUME_PAUSE_S: Final = 0.5
+REBUILD_S: Final = 1.0  # how long a new broker waits for a process that may be dead as well
+REBUILD_LOOK_S: Final = 0.002
 MAX_MODEL: Final = 512  # characters; it travels in records and is shown in tables
 
 
@@ -89,30 +95,79 @@ class Process:
         self._counters = counters.Block(page.memory, number, "broker", pid=os.getpid())
         self._lines: list[Line] = wiring.outs
         self._readers = [Reader(segment.attach(line.name).memory) for line in self._lines]
-        self._sessions = Sessions([Log(reader) for reader in self._readers])
+        logs = [Log(reader, worker) for worker, reader in enumerate(self._readers)]
+        self._sessions = Sessions(logs)
+        self._sessions.tokens = self._counters.get(self._counters.slot("tokens_in"))
         self._providers: dict[int, commands.Ready] = {}
+        credit = config.credit
+        self._budget = Budget(credit.budget_bytes, credit.window_min_bytes)
         self._leases: dict[int, asyncio.TimerHandle] = {}
-        self._slot = 0
+        self._pauses: dict[int, asyncio.TimerHandle] = {}  # streams that go on in a while
+        self._slot = self._counters.get(self._counters.slot("streams"))
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
         self._gate = Gate(self._context)
         self._control = Socket(
             _bound(self._context, run_dir / "control.sock", sndhwm=0, rcvhwm=0), self._on_reports
         )
-        self._clients = Socket(
-            _bound(
-                self._context,
-                run_dir / "client.sock",
-                maxmsgsize=config.limits.max_request_bytes,
-                sndhwm=10_000,
-            ),
-            self._on_clients,
-        )
+        self._clients: Socket | None = None
+        self._rebuild: Rebuild | None = None
+        self._tasks = [self._loop.create_task(self._tick())]
+        if self._counters.starts > 1:
+            self._rebuild = Rebuild(self._sessions, config.processes.providers, self._nameless)
+            self._tasks.append(self._loop.create_task(self._take_over(run_dir)))
+        else:
+            self._let_in(run_dir)
         for number, (line, reader) in enumerate(zip(self._lines, self._readers, strict=True)):
-            if reader.release(reader.released):  # a predecessor may have died before it rang
-                line.room.ring()
+            reader.release(reader.released)
             self._loop.add_reader(line.bell.fileno(), self._on_bell, number)
             self._loop.call_soon(self._drain, number)
-        self._ticker = self._loop.create_task(self._tick())
+            line.room.ring()  # a predecessor may have died before it did, or we are new to it
+
+    def _let_in(self, run_dir: Path) -> None:
+        """Bind the clients' socket: from now on anybody may ask for anything."""
+        router = _bound(
+            self._context,
+            run_dir / "client.sock",
+            maxmsgsize=self._config.limits.max_request_bytes,
+            sndhwm=10_000,
+        )
+        self._clients = Socket(router, self._on_clients)
+
+    # after a predecessor's death
+
+    def _nameless(self, slot: int, worker: int) -> Stream:
+        process = (slot - 1) % self._config.processes.providers
+        return Stream(slot, b"", "", "", process, worker, self._open_window())
+
+    def _open_window(self) -> BackpressureController:
+        largest = self._config.credit.window_max_bytes
+        return self._budget.open(largest, initial=FIRST_WINDOW, clock=self._loop.time)
+
+    async def _take_over(self, run_dir: Path) -> None:
+        """Put the index together again, then let the clients in."""
+        rebuild, deadline = self._rebuild, self._loop.time() + REBUILD_S
+        assert rebuild is not None
+        asked: set[int] = set()
+        while not rebuild.complete:
+            for index in rebuild.silent - asked:
+                if self._command(index, commands.Report()):  # else it has not reconnected yet
+                    asked.add(index)
+            await asyncio.sleep(REBUILD_LOOK_S if self._clients is None else TICK_S)
+            if self._clients is None and self._loop.time() > deadline:
+                self._rebuilt(rebuild, run_dir)
+        if self._clients is None:
+            self._rebuilt(rebuild, run_dir)
+
+    def _rebuilt(self, rebuild: Rebuild, run_dir: Path) -> None:
+        self._slot = max(self._slot, rebuild.last_slot)
+        for stream in rebuild.nameless():
+            self._command(stream.process, commands.Stop(stream.slot, True))
+        for index in self._providers:
+            self._reconcile(index)
+        for stream in self._sessions.streams.values():
+            if stream.slot not in self._leases:
+                self._lease(stream)
+        self._let_in(run_dir)
 
     # the out-rings
 
@@ -138,13 +193,18 @@ class Process:
         behind, again = self._sessions.behind, self._sessions.again
         while behind:
             self._cut(behind.pop())
+        if self._clients is None:  # our predecessor has seen to it, or `_reconcile` will
+            again.clear()
         while again:
-            self._ask_again(again.pop())
+            self._go_on(again.pop())
         granted, ended = self._sessions.granted, self._sessions.ended
-        while granted:
-            stream = granted.pop()
-            limits = [(stream.slot, stream.window.limit)]
-            self._command(stream.process, commands.Grant(limits))
+        if granted:
+            limits: dict[int, list[tuple[int, int]]] = {}
+            for stream in granted:
+                limits.setdefault(stream.process, []).append((stream.slot, stream.window.told))
+            granted.clear()
+            for process, told in limits.items():
+                self._command(process, commands.Grant(told))
         while ended:
             stream = ended.pop()
             self._command(stream.process, commands.Stop(stream.slot, stream.failed))
@@ -186,6 +246,7 @@ class Process:
         self._send(client.route, client.frame())
 
     def _send(self, route: bytes, frame: bytes) -> None:
+        assert self._clients is not None
         try:
             if not self._clients.send((route, frame)):
                 self._lose(route)  # 10,000 messages behind, although credit bounds its data
@@ -256,8 +317,8 @@ class Process:
             text = f"{limit} clients are connected (limits.max_clients)"
             self._bad(route, Code.TOO_MANY_CLIENTS, text)
             return
-        if route not in clients:
-            clients[route] = Client(route, frame.name[:64], frame.pid)
+        self._lose(route)  # it has connected again: what was under way to it is gone
+        clients[route] = Client(route, frame.name[:64], frame.pid)
         clients[route].heard = self._loop.time()
         welcome = protocol.Welcome(
             protocol.VERSION, _version(), self._daemon, self._config.timeouts.heartbeat_s
@@ -265,9 +326,14 @@ class Process:
         self._send(route, protocol.encode(welcome))
 
     def _open(self, client: Client, frame: protocol.Open) -> None:
+        window = self._window(frame.window)
+        if frame.stream and len(frame.stream) != protocol.ID_BYTES:
+            raise refuse("stream", f"has {len(frame.stream)} bytes, not {protocol.ID_BYTES}")
+        if (known := self._sessions.by_id.get(frame.stream)) is not None:
+            self._read(client, frame.handle, known, -1, window)  # asked before, answer lost
+            return
         if frame.handle in client.subscriptions:
             raise RequestError(Code.DUPLICATE_REQUEST, f"handle {frame.handle} is in use")
-        window = self._window(frame.window)
         live = sum(not stream.terminal for stream in self._sessions.streams.values())
         if live >= (limit := self._config.limits.max_streams):
             raise RequestError(
@@ -278,18 +344,19 @@ class Process:
         self._slot += 1
         stream = Stream(
             self._slot,
-            secrets.token_bytes(protocol.ID_BYTES),
+            frame.stream or secrets.token_bytes(protocol.ID_BYTES),
             provider,
             model,
             process,
             self._slot % len(self._lines),
-            Window(self._config.credit.window_bytes),
+            self._open_window(),
         )
         start = commands.Start(
             stream.slot, stream.id, stream.worker, provider, model, frame.request,
-            stream.window.limit,
+            stream.window.told,
         )  # fmt: skip
         if not self._command(process, start):
+            stream.window.close()
             raise RequestError(Code.INTERRUPTED, "the provider process is being restarted")
         stream.start = start
         self._sessions.add(stream)
@@ -336,9 +403,14 @@ class Process:
 
     def _attach(self, client: Client, frame: protocol.Attach) -> None:
         stream = self._find(frame.stream)
-        window = self._window(frame.window)
-        self._sessions.subscribe(client, frame.handle, stream, frame.after, window)
-        self._reply_opened(client, frame.handle, stream)  # before its tokens, sent by `_flush`
+        self._read(client, frame.handle, stream, frame.after, self._window(frame.window))
+
+    def _read(self, client: Client, handle: int, stream: Stream, after: int, window: int) -> None:
+        known = client.subscriptions.get(handle)
+        if known is not None and known.stream is stream:  # asked twice: the later one counts
+            self._sessions.unsubscribe(client, handle)
+        self._sessions.subscribe(client, handle, stream, after, window)
+        self._reply_opened(client, handle, stream)  # before its tokens, sent by `_flush`
         if (lease := self._leases.pop(stream.slot, None)) is not None:
             lease.cancel()
 
@@ -350,8 +422,15 @@ class Process:
 
     def _cancel(self, stream: Stream) -> None:
         stream.cancelled = True
-        if not stream.terminal:
+        if stream.terminal:
+            return
+        if (pause := self._pauses.pop(stream.slot, None)) is not None:
+            pause.cancel()
+            self._abandon(stream, "cancelled")
+        else:
             self._command(stream.process, commands.Stop(stream.slot, True))
+        if stream.state and (cursor := decode_checkpoint(stream.state).cursor) is not None:
+            self._command(stream.process, commands.Recall(stream.provider, stream.api, cursor))
 
     def _unsubscribe(self, client: Client, handle: int) -> None:
         stream = self._sessions.unsubscribe(client, handle)
@@ -424,11 +503,13 @@ class Process:
     def _on_reports(self, messages: list[Message]) -> None:
         for parts in messages:
             match commands.decode_report(parts[-1]):
-                case commands.Ready(index, epoch) as report:
+                case commands.Ready(index, epoch, live=live) as report:
                     before = self._providers.get(index)
                     self._providers[index] = report
-                    if before is not None and before.epoch != epoch:
-                        self._provider_lost(index)
+                    if before is None and self._rebuild is not None:
+                        self._rebuild.report(index, live, time.monotonic_ns())
+                    if self._clients and (before is None or before.epoch != epoch):
+                        self._reconcile(index)
                     self._command(index, commands.Welcome())
                 case commands.Takeover(index):
                     self._hand_over(parts[0], index)
@@ -443,38 +524,83 @@ class Process:
         except zmq.ZMQError:  # EHOSTUNREACH: it has died as well, and another will ask
             return
 
-    def _provider_lost(self, index: int) -> None:
-        """Have the streams of a process that died ended by the next one.
+    def _reconcile(self, index: int) -> None:
+        """Compare what a provider process has under way with what it should have.
 
-        The end goes through the in-ring, behind all that was received: so the worker says
-        what the stream still had, or that it had nothing and may be asked for again.
+        What died with its predecessor is ended by the new one, through the in-ring, behind
+        all that was received: so the worker says what the stream still had, or that it can go
+        on. An end too many is ignored.
         """
+        live = {one.slot for one in self._providers[index].live}
         streams = self._sessions.streams.values()
-        left = [(s.slot, s.worker) for s in streams if s.process == index and not s.terminal]
+        ours = [stream for stream in streams if stream.process == index]
+        left = [(s.slot, s.worker) for s in ours if not s.terminal and s.slot not in live]
         if left:
             self._command(index, commands.Abandon(left))
+        for stream in ours:
+            if stream.terminal and stream.slot in live:
+                self._command(index, commands.Stop(stream.slot, True))
+
+    def _abandon(self, stream: Stream, how: Literal["for good", "cancelled"]) -> None:
+        left = [(stream.slot, stream.worker)]
+        self._command(stream.process, commands.Abandon(left, how))
+
+    def _go_on(self, again: Again) -> None:
+        """A stream has lost its connection: go on with another, or say why not."""
+        stream = again.stream
+        if again.cursor is not None:
+            self._resume(stream, again.cursor, again.raw)
+        elif again.lost:
+            text = "the worker and the broker died at once, and with them what was decoded"
+            self._sessions.fail(stream, Error(Code.WORKER_LOST, text, retryable=True))
+        elif stream.cancelled:
+            self._sessions.fail(stream, Error(Code.CANCELLED, "cancelled by the client"))
+        else:
+            self._ask_again(stream)
 
     def _ask_again(self, stream: Stream) -> None:
         """Send a request once more whose first sending made no visible token."""
-        if stream.cancelled:
-            error = Error(Code.CANCELLED, "cancelled by the client")
-        elif stream.start is None or stream.attempts >= ATTEMPTS:
-            text = "the provider process died, and the connection with it"
-            error = Error(Code.INTERRUPTED, text, retryable=True)
-        else:
+        if stream.start is not None and stream.attempts < ATTEMPTS:
             stream.attempts += 1
             stream.again_ns = time.monotonic_ns()  # ends written before this are answered by it
-            stream.window = Window(self._config.credit.window_bytes)
+            stream.window.close()
+            stream.window = self._open_window()
+            stream.start = msgspec.structs.replace(stream.start, limit=stream.window.told)
             if self._command(stream.process, stream.start):
                 return
-            error = Error(Code.INTERRUPTED, "the provider process is gone", retryable=True)
-        self._sessions.fail(stream, error)
+        text = "the provider process died, and the connection with it"
+        self._sessions.fail(stream, Error(Code.INTERRUPTED, text, retryable=True))
+
+    def _resume(self, stream: Stream, cursor: Cursor, raw: int) -> None:
+        """Ask the provider for the rest of an answer that it keeps.
+
+        At once, then in pauses that grow; given up after three times without a new token.
+        """
+        if stream.end > stream.resumed_at:
+            stream.attempts, stream.resumed_at = 1, stream.end
+        if stream.cancelled or stream.attempts >= ATTEMPTS:
+            self._abandon(stream, "cancelled" if stream.cancelled else "for good")
+            return
+        pause_s = RESUME_PAUSE_S * (stream.attempts - 1)
+        stream.attempts += 1
+        self._pauses[stream.slot] = self._loop.call_later(
+            pause_s, self._resume_now, stream, cursor, raw
+        )
+
+    def _resume_now(self, stream: Stream, cursor: Cursor, raw: int) -> None:
+        del self._pauses[stream.slot]
+        stream.again_ns = time.monotonic_ns()
+        command = commands.Resume(
+            stream.slot, stream.id, stream.worker, stream.provider, stream.model, stream.api,
+            cursor, raw, stream.window.told,
+        )  # fmt: skip
+        self._command(stream.process, command)  # a process that is gone will report, and so ask
 
     # housekeeping
 
     async def _tick(self) -> None:
         slots = {name: self._counters.slot(name) for name in counters.NAMES["broker"]}
-        before = self._loop.time()
+        before = looked = self._loop.time()
         while True:
             busy = any(not stream.terminal for stream in self._sessions.streams.values())
             await asyncio.sleep(TICK_S if busy else IDLE_TICK_S)
@@ -490,6 +616,9 @@ class Process:
             for client in list(self._sessions.clients.values()):
                 if client.heard < silence:
                     self._lose(client.route)
+            if now - looked >= LOOK_S:
+                looked = now
+                self._look_at_windows(now)
             self._follow_up()
             self._counters.beat(time.monotonic_ns())
             self._counters.set(slots["clients"], len(self._sessions.clients))
@@ -497,15 +626,30 @@ class Process:
             moved = sum(log.moved for log in self._sessions.logs)
             self._counters.set(slots["log_moved"], moved)
 
+    def _look_at_windows(self, now: float) -> None:
+        """Let the windows of quiet streams adapt, and end those whose readers take nothing."""
+        limit_s = self._config.credit.stall_s
+        for stream in self._sessions.streams.values():
+            if stream.terminal:
+                continue
+            if stream.window.processed(stream.window.released):
+                self._sessions.granted.append(stream)
+            if stream.stalled(now) > limit_s > 0:
+                text = f"nobody took a token for {limit_s:g} s (credit.stall_s)"
+                command = commands.Fail(stream.slot, Code.BACKPRESSURE_TIMEOUT, text)
+                self._command(stream.process, command)
+
     def close(self) -> None:
         """End every live stream with `shutting_down` and close the sockets."""
         for stream in list(self._sessions.streams.values()):
             error = Error(Code.SHUTTING_DOWN, "the daemon is shutting down", retryable=True)
             self._sessions.fail(stream, error)
         self._flush()
-        self._ticker.cancel()
+        for task in self._tasks:
+            task.cancel()
         for socket in (self._clients, self._control, self._gate):
-            socket.close()
+            if socket is not None:
+                socket.close()
         self._context.term()
 
 

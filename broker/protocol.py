@@ -53,12 +53,15 @@ class Open(Frame, frozen=True, tag="open"):
     """Start a stream. `request` is a map: model, messages or prompt, and their options.
 
     `window` — bytes that may be under way to this client, 0 for the daemon's default.
+    `stream` — 16 random bytes as its id, so that asking again is safe when no answer came:
+    an id that is known is attached to. Without, the daemon chooses.
     Answered by OPENED or ERROR, both with the same `handle`.
     """
 
     handle: int
     request: msgspec.Raw
     window: int = 0
+    stream: bytes = b""
 
 
 class Attach(Frame, frozen=True, tag="attach"):

@@ -18,14 +18,16 @@ credit; it gives the bytes back only when the ring runs short of room (`make_roo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from ringcast.broker.log import Log
-from ringcast.broker.stream import Client, Stream, Subscription
+from ringcast.broker.stream import Again, Client, Stream, Subscription
 from ringcast.errors import Code, RequestError
 from ringcast.providers.commands import Adopted
 from ringcast.shm import records
-from ringcast.shm.records import decode_open, is_whole
+from ringcast.shm.records import decode_cursor, decode_open, is_whole
 from ringcast.shm.ring import Record
 from ringcast.shm.tokens import Error, decoder, encoder
 
@@ -43,8 +45,9 @@ class Sessions:
         self.ended: list[Stream] = []  # streams whose terminal record was just read
         self.behind: list[Subscription] = []  # readers whose next token is gone
         self.granted: list[Stream] = []  # streams whose provider is to be told a new limit
-        self.again: list[Stream] = []  # streams whose request may be sent once more
+        self.again: list[Again] = []  # streams that could go on with another connection
         self.tokens = 0
+        self.strange: Callable[[Log, Record], Stream | None] = lambda log, record: None
 
     def add(self, stream: Stream) -> None:
         """Make a stream known."""
@@ -55,22 +58,19 @@ class Sessions:
         """Index a batch of records and pass each on to whoever has credit for it."""
         streams, dirty, kind = self.streams, self.dirty, records.TOKENS
         for record in batch:
-            stream = streams.get(record.stream)
-            if stream is None or stream.terminal:
+            stream = streams.get(record.stream) or self.strange(log, record)
+            if stream is None or (stream.terminal and stream.id):
                 continue
             if not is_whole(record.flags):
-                whole = self._join(stream, record)
+                whole = self._join(log, stream, record)
                 if whole is None:
-                    log.skip(record.end)  # it is on the heap until the rest comes
                     continue
                 record = whole
             if record.kind != kind:
-                if record.kind == records.AGAIN and record.a > stream.again_ns:
-                    stream.again_ns = record.a
-                    self.again.append(stream)
-                _note(stream, record)
+                self._note(stream, record)
                 continue
             stream.raw = record.b
+            stream.window.reached(record.b)
             if not record.flags & records.MORE:
                 stream.base = record.a + record.count, record.b
             if not record.count:  # bytes that made no token
@@ -85,12 +85,40 @@ class Sessions:
             self._deliver(stream, record, dirty)
         log.skip(batch[-1].end)
 
+    def _note(self, stream: Stream, record: Record) -> None:
+        """Keep what a successor of the worker needs, and who could go on."""
+        if record.kind == records.OPEN:
+            self._opened(stream, record)
+        elif record.kind == records.CHECKPOINT:
+            stream.state = bytes(record.payload)
+            stream.base = record.a, record.b
+            if not stream.entries and stream.end < record.a:  # what was before has left the log
+                stream.end = stream.processed = record.a
+                stream.raw = stream.paid = record.b
+        elif record.kind == records.AGAIN and record.a > stream.again_ns and not stream.terminal:
+            stream.again_ns = record.a
+            cursor = decode_cursor(record.payload) if record.payload else None
+            lost = bool(record.flags & records.TERMINAL)
+            self.again.append(Again(stream, lost, cursor, record.b))
+
+    def _opened(self, stream: Stream, record: Record) -> None:
+        if not stream.id:
+            said = decode_open(record.payload)
+            stream.id, stream.provider, stream.model = said.id, said.provider, said.model
+            self.by_id[stream.id] = stream
+        if not stream.opened or stream.opened_ns != record.a:
+            if stream.opened:  # a second attempt
+                stream.base, stream.state = (0, 0), b""
+                stream.raw = stream.paid = 0
+            stream.opened, stream.opened_ns = bytes(record.payload), record.a
+
     def _deliver(self, stream: Stream, record: Record, dirty: dict[bytes, Client]) -> None:
         first = record.a
         stream.end = first + record.count
         stream.start = None
         if record.flags & records.TERMINAL:
             stream.terminal = True
+            stream.window.close()
             self.ended.append(stream)
         for subscription in stream.subscriptions:
             if subscription.next == first and subscription.outstanding < subscription.window:
@@ -115,20 +143,31 @@ class Sessions:
     def of_worker(self, worker: int) -> list[Adopted]:
         """Return where a worker's live streams are, for the one that stands in for it."""
         return [
-            Adopted(s.slot, s.api, s.opened_ns, *s.base, s.state)
+            Adopted(s.slot, s.opened, s.opened_ns, *s.base, s.state)
             for s in self.streams.values()
-            if s.worker == worker and s.api and not s.terminal
+            if s.worker == worker and s.opened and not s.terminal
         ]
 
-    def _join(self, stream: Stream, record: Record) -> Record | None:
+    def _join(self, log: Log, stream: Stream, record: Record) -> Record | None:
+        """Join the fragments of a large payload; the last of them gives the whole record."""
         if record.flags & records.BEGIN:
-            stream.partial.clear()
+            stream.partial = bytearray()
+            log.hold(record)
+        elif stream.partial is None:  # its beginning went with an earlier broker
+            self._torn(stream, record)
+            return None
         stream.partial += record.payload
         if not record.flags & records.LAST:
             return None
         payload = memoryview(bytes(stream.partial))
-        stream.partial = bytearray()
+        stream.partial = None
+        log.let_go(stream.slot)
         return msgspec.structs.replace(record, payload=payload)
+
+    def _torn(self, stream: Stream, record: Record) -> None:
+        if record.kind == records.TOKENS and not stream.terminal and record.a >= stream.end:
+            text = "the broker died within a token larger than half of rings.out_bytes"
+            self.fail(stream, Error(Code.INTERRUPTED, text, retryable=True))
 
     def fail(self, stream: Stream, error: Error) -> None:
         """End a stream from the broker's side, behind everything it has said so far."""
@@ -168,6 +207,7 @@ class Sessions:
                 last=stream.end - 1,
             )
         subscription = Subscription(client, handle, stream, start, window)
+        subscription.raw = stream.raw_before(start)
         client.subscriptions[handle] = subscription
         stream.subscriptions.append(subscription)
         self._settle(stream)
@@ -239,17 +279,6 @@ class Sessions:
         if stream.terminal and not stream.entries and not stream.subscriptions:
             self.streams.pop(stream.slot, None)
             self.by_id.pop(stream.id, None)
-
-
-def _note(stream: Stream, record: Record) -> None:
-    """Keep what a successor of the worker needs; the broker itself does not."""
-    if record.kind == records.OPEN:
-        stream.api, stream.opened_ns = decode_open(record.payload).api, record.a
-        stream.base, stream.state = (0, 0), b""  # it may be a second attempt
-        stream.raw = stream.paid = 0
-    elif record.kind == records.CHECKPOINT:
-        stream.state = bytes(record.payload)
-        stream.base = record.a, record.b
 
 
 def _behind(record: Record, number: int) -> Record:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 
+import msgspec
+
 from ringcast.broker import protocol
-from ringcast.broker.credit import Window
+from ringcast.broker.credit import BackpressureController
 from ringcast.errors import Code, RequestError
 from ringcast.providers.commands import Start
+from ringcast.shm.records import Cursor, decode_open
 from ringcast.shm.ring import Record
 
 
@@ -92,13 +95,21 @@ class Subscription:
             self.outstanding -= size
 
 
+class Again(msgspec.Struct, frozen=True):
+    """A stream that has no connection any more, and how it might go on: see `records`."""
+
+    stream: Stream
+    lost: bool
+    cursor: Cursor | None
+    raw: int
+
+
 class Stream:
     """One stream: where it comes from, what is kept of it, who reads it."""
 
     __slots__ = (
         "abandoned",
         "again_ns",
-        "api",
         "attempts",
         "base",
         "cancelled",
@@ -108,6 +119,7 @@ class Stream:
         "heaped",
         "id",
         "model",
+        "opened",
         "opened_ns",
         "paid",
         "partial",
@@ -115,9 +127,11 @@ class Stream:
         "processed",
         "provider",
         "raw",
+        "resumed_at",
         "slot",
         "start",
         "state",
+        "stood",
         "subscriptions",
         "terminal",
         "window",
@@ -132,7 +146,7 @@ class Stream:
         model: str,
         process: int,
         worker: int,
-        window: Window,
+        window: BackpressureController,
     ) -> None:
         """`process` and `worker` are the indexes of the two that carry it."""
         self.slot = slot
@@ -150,17 +164,19 @@ class Stream:
         self.processed = 0  # tokens that the paying reader is done with
         self.paid = 0  # bytes of the body that these came from
         self.terminal = False
+        self.stood = -1, 0.0  # what was released when it was last seen to move, and when
         self.failed = False  # ended by the broker: its provider still knows nothing of it
         self.abandoned = False
-        self.partial = bytearray()
+        self.partial: bytearray | None = None  # of a payload in fragments
         # For a successor of the provider process: what may be sent again while no token of it
         # is visible.
         self.start: Start | None = None
         self.attempts = 1
+        self.resumed_at = 0  # its end when it last went on by another connection
         self.again_ns = 0
         self.cancelled = False
         # For a successor of the worker: what it says of the stream with its last record.
-        self.api = ""  # the wire decoder, once the worker knows the stream
+        self.opened = b""  # its OPEN's payload, once the worker knows the stream
         self.opened_ns = 0
         self.base = (0, 0)  # the next token's number, and raw bytes dealt with
         self.state = b""
@@ -169,6 +185,11 @@ class Stream:
     def first(self) -> int:
         """The number of the oldest token kept."""
         return self.entries[0].a if self.entries else self.end
+
+    @property
+    def api(self) -> str:
+        """Its wire decoder, once the worker knows the stream."""
+        return decode_open(self.opened).api if self.opened else ""
 
     @property
     def phase(self) -> str:
@@ -180,6 +201,21 @@ class Stream:
     def wanted(self, record: Record) -> bool:
         """Say whether the paying reader still needs a record."""
         return not self.abandoned and record.a + record.count > self.processed
+
+    def stalled(self, now: float) -> float:
+        """Return for how many seconds the stream has waited for its readers, at its limit."""
+        window = self.window
+        if (
+            not self.subscriptions
+            or window.acquired < window.told
+            or window.released != self.stood[0]
+        ):
+            self.stood = window.released, now
+        return now - self.stood[1]
+
+    def raw_before(self, number: int) -> int:
+        """Return the byte of the body from which the tokens below `number` came."""
+        return max((e.b for e in self.entries if e.a + e.count <= number), default=0)
 
     def trim(self) -> None:
         """Drop what is on the heap and no longer wanted."""

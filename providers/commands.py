@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
+
+from ringcast.shm.records import Cursor
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True):
@@ -42,17 +44,67 @@ class Stop(Command, frozen=True, tag="stop"):
     cancel: bool
 
 
+class Fail(Command, frozen=True, tag="fail"):
+    """End a stream with an error: no more is read, but all that was read is passed on."""
+
+    slot: int
+    code: str
+    message: str
+
+
 class Abandon(Command, frozen=True, tag="abandon"):
     """Write the ends of streams that an earlier process left: [slot, worker] pairs.
 
-    A worker answers such an end with what the stream has, or with AGAIN if that is nothing.
+    A worker answers such an end with what the stream has, or with AGAIN if it can go on. For
+    good, it can not; cancelled, nobody wants it to.
     """
 
     streams: list[tuple[int, int]]
+    how: Literal["interrupted", "for good", "cancelled"] = "interrupted"
+
+
+class Resume(Command, frozen=True, tag="resume"):
+    """Go on with a stream whose connection is gone: ask its provider for what is behind `cursor`.
+
+    `raw` — bytes of the body that were decoded so far; the count goes on from there.
+    """
+
+    slot: int
+    stream: bytes
+    worker: int
+    provider: str
+    model: str
+    api: str
+    cursor: Cursor
+    raw: int
+    limit: int
+
+
+class Recall(Command, frozen=True, tag="recall"):
+    """Have `provider` stop making an answer that nobody wants: closing its stream is not enough."""
+
+    provider: str
+    api: str
+    cursor: Cursor
+
+
+class Report(Command, frozen=True, tag="report"):
+    """A new broker asks what the process has under way. Answer: READY."""
 
 
 class Welcome(Command, frozen=True, tag="welcome"):
     """Answer to READY: the broker knows the process, requests may come."""
+
+
+class Live(msgspec.Struct, frozen=True, array_like=True):
+    """A stream that a provider process has under way, and up to which byte it may write."""
+
+    slot: int
+    stream: bytes
+    worker: int
+    provider: str
+    model: str
+    limit: int
 
 
 class Ready(Command, frozen=True, tag="ready"):
@@ -61,6 +113,7 @@ class Ready(Command, frozen=True, tag="ready"):
     index: int
     epoch: int
     disabled: dict[str, str]
+    live: list[Live] = []
 
 
 class Takeover(Command, frozen=True, tag="takeover"):
@@ -72,11 +125,11 @@ class Takeover(Command, frozen=True, tag="takeover"):
 class Adopted(msgspec.Struct, frozen=True, array_like=True):
     """A stream as its last worker left it: go on at `next_seq`, behind `raw` bytes of the body.
 
-    `state` is the last CHECKPOINT's payload, empty if there was none.
+    `opened` is its OPEN's payload, `state` the last CHECKPOINT's, empty if there was none.
     """
 
     slot: int
-    api: str
+    opened: bytes
     opened_ns: int
     next_seq: int
     raw: int
@@ -89,7 +142,7 @@ class Adopt(Command, frozen=True, tag="adopt"):
     streams: list[Adopted]
 
 
-ToProvider: TypeAlias = Start | Grant | Stop | Abandon | Welcome
+ToProvider: TypeAlias = Start | Grant | Stop | Fail | Abandon | Resume | Recall | Report | Welcome
 ToBroker: TypeAlias = Ready | Takeover
 
 encode = msgspec.msgpack.Encoder().encode

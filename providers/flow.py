@@ -46,12 +46,14 @@ class Flow:
 
     __slots__ = ("_framer", "_queue", "ended", "limit", "outlet", "sent", "slot")
 
-    def __init__(self, slot: int, outlet: Outlet, framer: SseFramer, limit: int) -> None:
-        """Begin a flow that may write `limit` raw bytes."""
+    def __init__(
+        self, slot: int, outlet: Outlet, framer: SseFramer, limit: int, sent: int = 0
+    ) -> None:
+        """Begin a flow that may write up to raw byte `limit`, behind `sent` earlier ones."""
         self.slot = slot
         self.outlet = outlet
         self.limit = limit
-        self.sent = 0
+        self.sent = sent
         self.ended = False
         self._framer = framer
         # kind, flags, stamp, payload, raw bytes of the body in it
@@ -78,10 +80,11 @@ class Flow:
             self._queue.append((records.DATA, flags, now_ns, piece, len(piece)))
         self.pump()
 
-    def end(self, ending: Ending, now_ns: int) -> None:
+    def end(self, ending: Ending, now_ns: int, *, final: bool = False) -> None:
         """Write what is left of the body and how it ended; nothing may follow.
 
-        Only a cancel still changes an end that waits for credit or room.
+        Only a cancel still changes an end that waits for credit or room. After a `final` end
+        the stream cannot go on by another connection.
         """
         cancelled = ending.kind == "cancelled"
         if self.finished or (self.ended and not cancelled):
@@ -93,7 +96,8 @@ class Flow:
             for flags, piece in _cut(rest, self.outlet.writer.max_payload):
                 self._queue.append((records.DATA, flags | records.REST, now_ns, piece, len(piece)))
         payload = _encoded(ending, self.outlet.writer.max_payload)
-        self._put(records.END, records.WHOLE, now_ns, payload, 0)
+        flags = records.WHOLE | (records.TERMINAL if final else 0)
+        self._put(records.END, flags, now_ns, payload, 0)
 
     def grant(self, limit: int) -> None:
         """Raise the limit (a lower one is an old message) and go on writing."""

@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import ssl
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,12 +24,12 @@ import uvloop
 import zmq
 
 from ringcast import child
-from ringcast.config import Config, Provider
+from ringcast.config import Config
 from ringcast.errors import Code, ConfigError, RequestError
-from ringcast.providers import anthropic, commands, keys, openai, request
+from ringcast.providers import commands, keys, request
 from ringcast.providers.flow import Flow, Outlet
-from ringcast.providers.keys import Secret
-from ringcast.providers.request import Call, Request
+from ringcast.providers.gateway import Gateway
+from ringcast.providers.request import Call
 from ringcast.providers.transport import Transport
 from ringcast.providers.upstream import CANCELLED, Upstream
 from ringcast.providers.wire.body import Ending
@@ -41,6 +42,7 @@ from ringcast.sockets import Message, Socket, make
 USER_AGENT: Final = "ringcast/0.1"
 TICK_S: Final = 0.25
 KNOWN_S: Final = 1.0
+RECALL_S: Final = 10.0
 
 
 def run(
@@ -78,13 +80,6 @@ async def _main(
     await process.close()
 
 
-class Gateway(msgspec.Struct, frozen=True):
-    """One configured provider with its key."""
-
-    config: Provider
-    key: Secret | None
-
-
 class Process:
     """Everything of one provider process."""
 
@@ -108,6 +103,8 @@ class Process:
             self._loop.add_reader(line.room.fileno(), self._room, number)
         self._upstreams: dict[int, Upstream] = {}
         self._ending: dict[int, Flow] = {}  # ended flows whose END waits for room
+        self._live: dict[int, commands.Live] = {}  # what the broker is told of both
+        self._recalls: set[asyncio.Task[None]] = set()
         self._gateways, self._disabled = _gateways(config, environment)
         transport = Transport(
             ssl.create_default_context(), config.limits, config.timeouts.keepalive_s
@@ -129,13 +126,29 @@ class Process:
     def connect(self, run_dir: Path) -> None:
         """Connect to the broker and report."""
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
-        dealer = make(context, zmq.DEALER, routing_id=b"p%d" % self._index, sndhwm=0, rcvhwm=0)
+        dealer = make(
+            context,
+            zmq.DEALER,
+            routing_id=b"p%d" % self._index,
+            sndhwm=0,
+            rcvhwm=0,
+            reconnect_ivl=5,  # a broker that was replaced waits for us
+        )
         dealer.connect(f"ipc://{run_dir}/control.sock")
         self._context = context
         self._socket = Socket(dealer, self._on_commands)
-        self._report(commands.Ready(self._index, self._counters.starts, self._disabled))
+        self._ready()
 
-    def _report(self, report: commands.Command) -> None:
+    def _ready(self) -> None:
+        """Report what can be asked of us, and what is under way."""
+        flows = [*(one.flow for one in self._upstreams.values()), *self._ending.values()]
+        replace = msgspec.structs.replace
+        live = [
+            replace(self._live[flow.slot], limit=flow.limit)
+            for flow in flows
+            if flow.slot in self._live
+        ]
+        report = commands.Ready(self._index, self._counters.starts, self._disabled, live)
         if self._socket is not None:
             self._socket.send([commands.encode(report)])
 
@@ -149,9 +162,18 @@ class Process:
                     self._start(start)
                 case commands.Stop(slot, cancel):
                     self._stop(slot, cancel)
-                case commands.Abandon(streams):
+                case commands.Fail(slot, code, message):
+                    if (upstream := self._upstreams.get(slot)) is not None:
+                        upstream.fail(code, message)
+                case commands.Abandon(streams, how):
                     for slot, worker in streams:
-                        self._abandon(slot, worker)
+                        self._abandon(slot, worker, how)
+                case commands.Resume() as resume:
+                    self._resume(resume)
+                case commands.Recall(provider, api, cursor):
+                    self._recall(provider, api, cursor)
+                case commands.Report():
+                    self._ready()
                 case commands.Welcome():
                     self.known.set()
 
@@ -175,71 +197,105 @@ class Process:
             flow.end(CANCELLED, time.monotonic_ns())
             self._ended_flow(flow)
 
-    def _abandon(self, slot: int, worker: int) -> None:
-        """End a stream whose connection went with our predecessor."""
+    def _abandon(self, slot: int, worker: int, how: str) -> None:
+        """End a stream that has no connection (any more)."""
         if slot in self._upstreams or slot in self._ending:  # it is ours, and has just begun
             return
         flow = Flow(slot, self._outlets[worker], SseFramer(), 0)
-        text = "the provider process died, and the connection with it"
-        flow.end(Ending("failed", Code.INTERRUPTED, text), time.monotonic_ns())
+        text = "the connection to the provider is lost"
+        ending = CANCELLED if how == "cancelled" else Ending("failed", Code.INTERRUPTED, text)
+        flow.end(ending, time.monotonic_ns(), final=how == "for good")
         self._ended_flow(flow)
 
     def _start(self, start: commands.Start) -> None:
+        if start.slot in self._live:  # asked twice: a broker died between asking and noting it
+            return
+        flow = self._flow(start, 0)
+        self._counters.add(self._counters.slot("requests"))
+        now = time.monotonic_ns()
+        opened = records.Open(start.stream, "chat", start.provider, start.model)
+        try:
+            gateway = self._gateway(start.provider)
+            asked = request.decode(start.request)
+            api, call = gateway.shape(start.model, asked)
+            outgoing = self._build(gateway, call)
+        except (RequestError, httpx.InvalidURL) as error:
+            flow.open(opened, now)
+            self._refuse(flow, error)
+            return
+        flow.open(msgspec.structs.replace(opened, api=api), now)
+        self._send(flow, gateway, outgoing)
+
+    def _resume(self, resume: commands.Resume) -> None:
+        """Go on with a stream whose connection is gone, behind what was decoded of it."""
+        if resume.slot in self._live:
+            return
+        flow = self._flow(resume, resume.raw)
+        try:
+            gateway = self._gateway(resume.provider)
+            outgoing = self._build(gateway, gateway.reattach(resume.api, resume.cursor))
+        except (RequestError, httpx.InvalidURL) as error:
+            self._refuse(flow, error)
+            return
+        self._counters.add(self._counters.slot("reattached"))
+        self._send(flow, gateway, outgoing)
+
+    def _flow(self, asked: commands.Start | commands.Resume, sent: int) -> Flow:
         limits = self._config.limits
-        outlet = self._outlets[start.worker]
         framer = SseFramer(
             max_line_bytes=limits.max_line_bytes, max_event_bytes=limits.max_event_bytes
         )
-        flow = Flow(start.slot, outlet, framer, start.limit)
-        self._counters.add(self._counters.slot("requests"))
-        now = time.monotonic_ns()
-        gateway = self._gateways.get(start.provider)
-        try:
-            if gateway is None:
-                raise RequestError(
-                    Code.PROVIDER_DISABLED, f"{start.provider} is not usable in this process"
-                )
-            asked = request.decode(start.request)
-            api, outgoing = self._shape(gateway, start.model, asked)
-        except (RequestError, httpx.InvalidURL) as error:
-            code = error.code if isinstance(error, RequestError) else Code.BAD_REQUEST
-            text = error.message if isinstance(error, RequestError) else str(error)
-            flow.open(records.Open(start.stream, "chat", start.provider, start.model), now)
-            flow.end(Ending("failed", code=code, message=text), now)
-            self._ended_flow(flow)
-            return
-        flow.open(records.Open(start.stream, api, start.provider, start.model), now)
-        self._upstreams[start.slot] = Upstream(
+        self._live[asked.slot] = commands.Live(
+            asked.slot, asked.stream, asked.worker, asked.provider, asked.model, asked.limit
+        )
+        return Flow(asked.slot, self._outlets[asked.worker], framer, asked.limit, sent)
+
+    def _gateway(self, name: str) -> Gateway:
+        gateway = self._gateways.get(name)
+        if gateway is None:
+            raise RequestError(Code.PROVIDER_DISABLED, f"{name} is not usable in this process")
+        return gateway
+
+    def _refuse(self, flow: Flow, error: RequestError | httpx.InvalidURL) -> None:
+        code = error.code if isinstance(error, RequestError) else Code.BAD_REQUEST
+        text = error.message if isinstance(error, RequestError) else str(error)
+        flow.end(Ending("failed", code=code, message=text), time.monotonic_ns())
+        self._ended_flow(flow)
+
+    def _send(self, flow: Flow, gateway: Gateway, outgoing: httpx.Request) -> None:
+        self._upstreams[flow.slot] = Upstream(
             flow, self._client, outgoing, self._config, gateway.key, self._on_end
         )
 
-    def _shape(self, gateway: Gateway, model: str, asked: Request) -> tuple[str, httpx.Request]:
-        """Return the wire decoder's name and the HTTP request."""
-        provider = gateway.config
-        headers = {"content-type": "application/json", "accept": "text/event-stream"}
-        if provider.kind == "anthropic":
-            call = anthropic.shape(model, asked, provider.max_tokens)
-            api = asked.api or "messages"
-            if gateway.key:
-                headers["x-api-key"] = gateway.key.reveal()
-        else:
-            call = openai.shape(provider.kind, model, asked)
-            api = asked.api or "chat"
-            if gateway.key:
-                headers["authorization"] = f"Bearer {gateway.key.reveal()}"
-        return api, self._build(provider, call, headers)
-
-    def _build(self, provider: Provider, call: Call, headers: dict[str, str]) -> httpx.Request:
+    def _build(self, gateway: Gateway, call: Call) -> httpx.Request:
         try:
-            content = msgspec.json.encode(call.body)
+            content = msgspec.json.encode(call.body) if call.method == "POST" else None
         except (TypeError, ValueError, RecursionError) as error:  # msgpack can say more than JSON
             raise request.refuse("request", f"cannot be sent as JSON: {error}") from None
         return self._client.build_request(
-            "POST",
-            provider.base_url + call.path,
+            call.method,
+            gateway.config.base_url + call.path,
             content=content,
-            headers=headers | call.headers | provider.headers,
+            headers=gateway.headers() | call.headers | gateway.config.headers,
         )
+
+    def _recall(self, provider: str, api: str, cursor: records.Cursor) -> None:
+        """Have an answer stopped that is made whether or not anybody listens."""
+        if (gateway := self._gateways.get(provider)) is not None:
+            outgoing = self._build(gateway, gateway.recall(api, cursor))
+            task = self._loop.create_task(self._stop_remotely(outgoing))
+            self._recalls.add(task)
+            task.add_done_callback(self._recalls.discard)
+
+    async def _stop_remotely(self, outgoing: httpx.Request) -> None:
+        try:
+            async with asyncio.timeout(RECALL_S):
+                response = await self._client.send(outgoing)
+            said = f"HTTP {response.status_code}"
+        except (httpx.HTTPError, TimeoutError) as error:
+            said = type(error).__name__
+        if said != "HTTP 200":
+            print(f"ringcast: an answer could not be recalled: {said}", file=sys.stderr)
 
     def _on_end(self, upstream: Upstream) -> None:
         self._upstreams.pop(upstream.flow.slot, None)
@@ -248,6 +304,7 @@ class Process:
     def _ended_flow(self, flow: Flow) -> None:
         if flow.finished:
             self._ending.pop(flow.slot, None)
+            self._live.pop(flow.slot, None)
         else:
             self._ending[flow.slot] = flow
 

@@ -26,6 +26,7 @@ from ringcast.providers.wire.sse import WireError
 
 # Reads shrink to the credit that is left, but not below this: a read has a cost of its own.
 LEAST_READ: Final = 2048
+_ALL: Final = 1 << 62
 LONGEST_HINT_S: Final = 86400.0
 LONGEST_TYPE: Final = 200  # characters; it is shown, and travels in one record
 CANCELLED: Final = Ending("cancelled", code=Code.CANCELLED, message="cancelled by the client")
@@ -162,6 +163,12 @@ class Upstream:
         """Close the upstream connection now, in whatever state, and say so."""
         self._abort()
         self._end(CANCELLED)
+
+    def fail(self, code: str, message: str) -> None:
+        """Close the upstream connection, and end behind all that came: it needs no credit now."""
+        self._abort()
+        self.flow.grant(_ALL)
+        self._fail(code, message)
 
     def finish(self) -> None:
         """The stream has had its terminal token: drain a little, so the connection is reused."""

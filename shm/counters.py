@@ -16,7 +16,7 @@ ROLES: Final = ("none", "supervisor", "provider", "worker", "broker")
 NAMES: Final[dict[str, tuple[str, ...]]] = {
     "none": (),
     "supervisor": ("restarts",),
-    "provider": ("requests", "streams", "ring_full", "cancelled"),
+    "provider": ("requests", "streams", "ring_full", "cancelled", "reattached"),
     "worker": (
         "records",
         "bytes_in",

@@ -206,6 +206,12 @@ class Writer:
         self._words[W_PRODUCER_BEAT] = value
 
     @property
+    def consumer_epoch(self) -> int:
+        """Which consumer reads: one more for each hand-over of the other end."""
+        epoch: int = self._words[W_CONSUMER_EPOCH]
+        return epoch
+
+    @property
     def position(self) -> int:
         """The position after the last appended record."""
         return self._tail
@@ -370,6 +376,11 @@ class Reader:
     def beat(self, value: int) -> None:
         """Store the consumer's heartbeat."""
         self._words[W_CONSUMER_BEAT] = value
+
+    @property
+    def epoch(self) -> int:
+        """Which consumer this is."""
+        return self._epoch
 
     @property
     def position(self) -> int:

@@ -71,6 +71,8 @@ class Wiring:
         """Fence whoever held a process's ends of its rings, before a successor takes them."""
         if role == "worker":
             ends = [(row[index], False) for row in self.ins] + [(self.outs[index], True)]
+        elif role == "broker":
+            ends = [(line, False) for line in self.outs]
         else:
             ends = [(line, True) for line in self.ins[index]]
         for line, produces in ends:

@@ -39,7 +39,7 @@ kind = "openai-compatible"
 base_url = "http://127.0.0.1:{PORT}/v1"
 [credit]
 lease_s = 1.0
-window_bytes = 65536
+window_max_bytes = 65536
 [limits]
 drain_s = 0.5
 """

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ringcast.broker import protocol
-from ringcast.broker.credit import Window
+from ringcast.broker.credit import BackpressureController
 from ringcast.broker.log import Log
 from ringcast.broker.session import Sessions
 from ringcast.broker.stream import Client, Stream
@@ -64,7 +64,15 @@ def test_follow_one_token() -> None:
     reader = Reader(out_ring)
     sessions = Sessions([Log(reader)])
     client = Client(route=b"a client", name="my-editor", pid=4711)
-    stream = Stream(1, b"the stream's id.", "openai", "gpt-4o", 0, 0, Window(1 << 16))
+    stream = Stream(
+        1,
+        b"the stream's id.",
+        "openai",
+        "gpt-4o",
+        0,
+        0,
+        BackpressureController(1024, 1 << 20, initial=1 << 16),
+    )
     sessions.add(stream)
     sessions.subscribe(client, handle=7, stream=stream, after=-1, window=1 << 16)
 
@@ -238,7 +246,15 @@ def test_any_part_of_a_round_is_enough_for_a_successor(name: str) -> None:
     for visible in range(len(round_) + 1):
         log = Log(Reader(ring(1 << 16)))
         sessions, client = Sessions([log]), Client(b"one", "fake", 1)
-        stream = Stream(1, b"the stream's id.", "fake", "model", 0, 0, Window(1 << 19))
+        stream = Stream(
+            1,
+            b"the stream's id.",
+            "fake",
+            "model",
+            0,
+            0,
+            BackpressureController(1024, 1 << 20, initial=1 << 19),
+        )
         sessions.add(stream)
         sessions.subscribe(client, 1, stream, -1, 1 << 19)
         if visible:

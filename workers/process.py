@@ -24,6 +24,7 @@ from ringcast.workers.stage import Stage
 SLEEP_MS: Final = 20
 IDLE_MS: Final = 250
 ANSWER_MS: Final = 5000
+ASK_MS: Final = 200
 
 
 def run(wiring: Wiring, index: int, run_dir: Path, ready: Connection) -> None:
@@ -43,8 +44,9 @@ def run(wiring: Wiring, index: int, run_dir: Path, ready: Connection) -> None:
     out = Writer(segment.attach(outward.name).memory)
     block = counters.Block(page.memory, wiring.block("worker", index), "worker", pid=os.getpid())
     block.beat(time.monotonic_ns())
+    told = out.consumer_epoch  # before asking: whoever reads later must be told again
     adopted = take_over(run_dir, index) if block.starts > 1 else []
-    stage = Stage(ins, out, block, block.starts, adopted)
+    stage = Stage(ins, out, block, block.starts, adopted, told)
     parent = child.parent_fd()
     bells = {line.bell.fileno(): line.bell for line in lines}
     bells[outward.room.fileno()] = outward.room
@@ -85,12 +87,14 @@ def take_over(run_dir: Path, index: int) -> list[Adopted]:
 
     from ringcast.sockets import make
 
+    identity = b"w%d-%d" % (index, os.getpid())
     with (
         zmq.Context[zmq.Socket[bytes]](1) as context,
-        make(context, zmq.DEALER, routing_id=b"w%d-%d" % (index, os.getpid())) as dealer,
+        make(context, zmq.DEALER, routing_id=identity, reconnect_ivl=5) as dealer,
     ):
         dealer.connect(f"ipc://{run_dir}/control.sock")
-        dealer.send(commands.encode(commands.Takeover(index)))
-        if not dealer.poll(ANSWER_MS):
-            raise StartupError("the broker did not say where the streams are")
-        return commands.decode_adopt(dealer.recv()).streams
+        for _ in range(ANSWER_MS // ASK_MS):  # a broker may die with the question
+            dealer.send(commands.encode(commands.Takeover(index)))
+            if dealer.poll(ASK_MS):
+                return commands.decode_adopt(dealer.recv()).streams
+        raise StartupError("the broker did not say where the streams are")

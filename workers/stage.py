@@ -12,6 +12,8 @@ event is complete, unless it takes more than half of the ring; a worker that die
 such an event ends its stream with `worker_lost`.
 
 A record that two workers in a row died at is poison: its stream ends with `poison_input`.
+
+When another broker begins to read the out-ring, every live stream is announced to it again.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ from typing import Final, TypeAlias
 
 from ringcast.errors import Code
 from ringcast.providers.commands import Adopted
+from ringcast.providers.wire.body import Ending
 from ringcast.shm import records
 from ringcast.shm.counters import Block
 from ringcast.shm.layout import HEADER
-from ringcast.shm.records import decode_open
 from ringcast.shm.ring import Reader, Record, Writer
 from ringcast.shm.tokens import Done, Error, StreamToken, encoder
 from ringcast.workers.stream import Stream, decode_ending, split
@@ -42,6 +44,7 @@ POISON_DEATHS: Final = 2
 
 
 _TERMINAL: Final = (Done, Error)
+_BROKEN: Final = frozenset({Code.INTERRUPTED, Code.TRANSPORT, Code.STREAM_INCOMPLETE})
 
 # A record that waits to be appended: kind, stream, a, b, payload, flags, count.
 Pending: TypeAlias = tuple[int, int, int, int, bytes, int, int]
@@ -57,8 +60,12 @@ class Stage:
         counters: Block,
         epoch: int,
         adopted: Iterable[Adopted] = (),
+        told: int | None = None,
     ) -> None:
-        """Go on with the `adopted` streams. `epoch` counts the worker's starts."""
+        """Go on with the `adopted` streams. `epoch` counts the worker's starts.
+
+        `told` is the broker that knows these streams (the one that reads now, by default).
+        """
         self._ins = ins
         self._out = out
         # The broker keeps a quarter of the ring free: room for two of these, a PAD included.
@@ -70,9 +77,12 @@ class Stage:
         self._held: list[dict[int, int]] = [{} for _ in ins]  # where unfinished events begin
         self._told: dict[int, int] = {}
         self._touched: dict[int, list[StreamToken]] = {}
-        self._pending: list[Pending] = [(records.START, 0, epoch, 0, b"", records.WHOLE, 0)]
+        self._epoch = epoch
+        self._broker = out.consumer_epoch if told is None else told
+        self._pending: list[Pending] = [self._start()]
         self._done: tuple[Reader, int] | None = None
         self._dead: set[int] = set()  # streams whose END is in this round
+        self._behind: list[tuple[int, int, bytes]] = []  # streams that can go on at a cursor
         self._tokens = 0
         self.blocked = False
         self.freed: list[int] = []  # in-rings whose producer waits for the room just made
@@ -97,6 +107,10 @@ class Stage:
         """
         if self._pending and not self._commit():
             return False
+        if self._out.consumer_epoch != self._broker:
+            self._announce()
+            if not self._commit():
+                return False
         worked = False
         for index, reader in enumerate(self._ins):
             batch = reader.poll(ROUND_RECORDS)
@@ -106,6 +120,18 @@ class Stage:
                 if not self._commit():
                     return True
         return worked
+
+    def _start(self) -> Pending:
+        return records.START, 0, self._epoch, self._broker, b"", records.WHOLE, 0
+
+    def _announce(self) -> None:
+        """Tell a new broker of every live stream: its OPEN may have left the ring long ago."""
+        self._broker = self._out.consumer_epoch
+        for slot, stream in self._streams.items():
+            if not stream.body.finished:
+                self._pending.append(_opened(slot, stream))
+                self._checkpoint(slot, stream)
+        self._pending.append(self._start())
 
     def _round(self, index: int, reader: Reader, batch: list[Record], now_ns: int) -> None:
         size = number = position = 0
@@ -166,19 +192,25 @@ class Stage:
             self._touch(slot, stream, [Error(Code.POISON_INPUT, text)], now_ns)
 
     def _end(self, slot: int, stream: Stream | None, record: Record, now_ns: int) -> None:
-        """The body has ended; where its provider process died with nothing said, say so."""
+        """The body has ended: say how, or that the stream can go on by another connection."""
         if slot in self._dead:  # another process wrote an end as well
             return
         ending = decode_ending(record.payload)
         said = stream is not None and (stream.next_seq or self._touched.get(slot))
-        if ending.code == Code.INTERRUPTED and not said:
+        final = record.flags & records.TERMINAL
+        if stream is None:
+            flags = records.WHOLE | (0 if ending.code == Code.INTERRUPTED else records.TERMINAL)
+            self._pending.append((records.AGAIN, slot, record.a, 0, b"", flags, 0))
+        elif not final and _broken(ending) and (cursor := stream.body.cursor) is not None:
+            self._behind.append((slot, record.a, records.encode(cursor)))
+            self._drop_partial(slot)  # the provider says that event again
+        elif not final and ending.code == Code.INTERRUPTED and not said:
             self._pending.append((records.AGAIN, slot, record.a, 0, b"", records.WHOLE, 0))
-            if stream is not None:
-                self._touched.pop(slot, None)
-                self._dead.add(slot)
-        elif stream is not None:
+            self._touched.pop(slot, None)
+            self._dead.add(slot)
+        else:
             tokens = stream.body.end(ending)
-            stream.raw = record.b
+            stream.raw = max(stream.raw, record.b)
             self._dead.add(slot)
             self._touch(slot, stream, tokens, now_ns)
 
@@ -196,10 +228,9 @@ class Stage:
         if known is not None and known.opened_ns == record.a:  # a predecessor has read it
             return
         self._done_with.pop(slot, None)
-        self._streams[slot] = Stream(decode_open(record.payload).api, record.a)
+        stream = self._streams[slot] = Stream(bytes(record.payload), record.a)
         self._counters.add(self._c_streams)
-        opened = bytes(record.payload)
-        self._pending.append((records.OPEN, slot, record.a, 0, opened, records.WHOLE, 0))
+        self._pending.append(_opened(slot, stream))
 
     def _decode(self, index: int, stream: Stream, record: Record) -> list[StreamToken]:
         flags = record.flags
@@ -246,17 +277,26 @@ class Stage:
             for number in range(first, len(self._pending) - 1):
                 kind, _, a, b, payload, flags, count = self._pending[number]
                 self._pending[number] = (kind, slot, a, b, payload, flags | records.MORE, count)
+            if tokens and isinstance(tokens[-1], _TERMINAL):
+                self._pending.append(_opened(slot, stream))
+        for slot, ended_ns, payload in self._behind:  # behind what was said before the end
+            again = (records.AGAIN, slot, ended_ns, self._streams[slot].raw, payload)
+            self._pending.append((*again, records.WHOLE, 0))
+        self._behind = []
         self._touched = {}
         for slot in self._dead:
             self._counters.add(self._c_oddities, self._streams.pop(slot).body.oddities)
             self._told.pop(slot, None)
-            self._partial.pop(slot, None)
+            self._drop_partial(slot)
             self._done_with.pop(slot, None)
-            for held in self._held:
-                held.pop(slot, None)
         self._dead.clear()
         self._counters.add(self._c_tokens, self._tokens)
         self._tokens = 0
+
+    def _drop_partial(self, slot: int) -> None:
+        self._partial.pop(slot, None)
+        for held in self._held:
+            held.pop(slot, None)
 
     def _checkpoint(self, slot: int, stream: Stream) -> None:
         """Keep the decoder's state, in fragments if an answer that is no event stream is in it."""
@@ -337,6 +377,15 @@ class Stage:
             if reader.release(position):
                 self.freed.append(self._ins.index(reader))
         return True
+
+
+def _opened(slot: int, stream: Stream) -> Pending:
+    return records.OPEN, slot, stream.opened_ns, 0, stream.opened, records.WHOLE, 0
+
+
+def _broken(ending: Ending) -> bool:
+    """Say whether a body ended by the connection's fault, and not by anybody's word."""
+    return ending.kind in ("eof", "reset") or ending.code in _BROKEN
 
 
 def _poison(counters: Block) -> int:

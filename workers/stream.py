@@ -6,30 +6,22 @@ import msgspec
 
 from ringcast.providers.commands import Adopted
 from ringcast.providers.wire.body import Body, Ending, open_body
+from ringcast.shm import records
+from ringcast.shm.records import decode_open
 from ringcast.shm.tokens import Done, Error, Reasoning, Refusal, StreamToken, Summary, Text
 
 decode_ending = msgspec.msgpack.Decoder(Ending).decode
 
 
-class _Checkpoint(msgspec.Struct, frozen=True, array_like=True):
-    """What a CHECKPOINT carries beside what its header says."""
-
-    first_ns: int
-    body: bytes
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Checkpoint).decode
-
-
 class Stream:
     """Turns the records of one stream into tokens, numbered from 0."""
 
-    __slots__ = ("body", "first_ns", "next_seq", "opened_ns", "raw")
+    __slots__ = ("body", "first_ns", "next_seq", "opened", "opened_ns", "raw")
 
-    def __init__(self, api: str, opened_ns: int) -> None:
-        """`api` names the wire decoder; `opened_ns` is when the request was sent."""
-        self.body: Body = open_body(api)
+    def __init__(self, opened: bytes, opened_ns: int) -> None:
+        """`opened` is the payload of its OPEN; `opened_ns` is when the request was sent."""
+        self.opened = opened
+        self.body: Body = open_body(decode_open(opened).api)
         self.next_seq = 0
         self.opened_ns = opened_ns
         self.first_ns = 0
@@ -38,17 +30,18 @@ class Stream:
     @classmethod
     def adopt(cls, left: Adopted) -> Stream:
         """Go on with a stream where a worker that died left it."""
-        stream = cls(left.api, left.opened_ns)
+        stream = cls(left.opened, left.opened_ns)
         stream.next_seq, stream.raw = left.next_seq, left.raw
         if left.state:
-            saved = _decode(left.state)
+            saved = records.decode_checkpoint(left.state)
             stream.first_ns = saved.first_ns
-            stream.body = Body.restore(left.api, saved.body)
+            stream.body = Body.restore(decode_open(left.opened).api, saved.body)
         return stream
 
     def state(self) -> bytes:
         """Return the payload of a CHECKPOINT: what a successor needs beside its header."""
-        return _encode(_Checkpoint(self.first_ns, self.body.state()))
+        body = self.body
+        return records.encode(records.Checkpoint(self.first_ns, body.state(), body.cursor))
 
     def finish(self, tokens: list[StreamToken], now_ns: int) -> list[StreamToken]:
         """Put the stream's figures into its terminal token, which is the last of `tokens`."""

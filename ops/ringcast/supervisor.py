@@ -7,8 +7,9 @@ A child that dies is replaced; after too many deaths within a while (`processes.
 `processes.restart_window_s`) the daemon gives up, which is an error and not a loop.
 
 When a worker dies, its successor asks the broker where the streams are and goes on with
-them. When a provider process dies its streams end, since its connections are gone. When
-the broker dies everything is stopped and started afresh.
+them. When the broker dies, its successor reads the out-rings and asks everybody. When a
+provider process dies its connections are gone: the next one asks again, goes on where the
+provider can, or ends the streams.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -157,9 +159,8 @@ class Supervisor:
         writing.close()
         pid = process.pid
         assert pid is not None
-        ready = reading.poll(self._config.processes.ready_s)
         try:
-            if not ready:
+            if not self._await(reading):
                 raise EOFError
             reading.recv()
         except EOFError:
@@ -177,6 +178,17 @@ class Supervisor:
         self._children[fd] = Child(role, index, process, fd, state, began)
         self._poll.register(fd, select.POLLIN)
         self._changed()
+
+    def _await(self, reading: Connection) -> bool:
+        """Wait for a READY. A broker that dies meanwhile is replaced: it may be asked just now."""
+        deadline = time.monotonic() + self._config.processes.ready_s
+        while not (ready := reading.poll(0)) and time.monotonic() < deadline:
+            broker = next((one for one in self._children.values() if one.role == "broker"), None)
+            watched = [reading.fileno()] + ([broker.fd] if broker else [])
+            connection.wait(watched, deadline - time.monotonic())
+            if broker and not broker.process.is_alive():
+                self._replace(self._forget(broker.fd))
+        return ready
 
     def _child(self, role: str, index: int, ready: Connection) -> None:
         """Be a child: close what is not its own, then run its role (after the fork)."""
@@ -198,8 +210,7 @@ class Supervisor:
                 if fd == wake:
                     with suppress(BlockingIOError):
                         os.read(wake, 512)
-                elif fd in self._children and self._dead(fd):
-                    self._replace(self._forget(fd))
+            self._replace_dead()
             self._block.beat(time.monotonic_ns())
             self._kill_hung()
             if self._parent[0] and not _alive(*self._parent):
@@ -207,8 +218,17 @@ class Supervisor:
             if not self._run_dir.is_dir():
                 raise RunDirError(f"run directory {self._run_dir} was removed; ending")
 
+    def _replace_dead(self) -> None:
+        """Replace whoever has ended, the broker first: the others' successors ask it."""
+        while dead := [one for one in self._children.values() if not one.process.is_alive()]:
+            if self._stopping:
+                return
+            self._replace(self._forget(min(dead, key=lambda one: one.role != "broker").fd))
+
     def _kill_hung(self) -> None:
-        """Kill a worker whose heartbeat stands still; it is then replaced like any other.
+        """Kill one whose heartbeat stands still; it is then replaced like any other.
+
+        A provider process is not: its connections would go with it.
 
         A look that comes late says nothing: we may all have been stopped.
         """
@@ -218,18 +238,11 @@ class Supervisor:
             return
         page = self._segments[0].memory
         for one in self._children.values():
-            if one.role == "worker" and now - one.born > limit:
+            if one.role != "provider" and now - one.born > limit:
                 beat = counters.heartbeat_ns(page, self._wiring.block(one.role, one.index)) / 1e9
                 if now - beat > limit:
-                    print(f"ringcast: worker {one.index} hangs; killing it", file=sys.stderr)
+                    print(f"ringcast: {one.role} {one.index} hangs; killing it", file=sys.stderr)
                     one.process.kill()
-
-    def _dead(self, fd: int) -> bool:
-        """Say whether a child has ended: its number may be a new child's by now.
-
-        When the broker dies all are replaced, so what one poll said of the others is void.
-        """
-        return not self._children[fd].process.is_alive()
 
     def _forget(self, fd: int) -> Child:
         dead = self._children.pop(fd)
@@ -274,19 +287,9 @@ class Supervisor:
             time.sleep(CRASH_PAUSE_S * 2 ** min(len(self._deaths), 6))
 
     def _renew(self, dead: Child) -> None:
-        """Start a process again, or everything if it was the broker. Raises `StartupError`."""
-        restarts = dead.state.restarts + 1
-        if dead.role != "broker":
-            self._wiring.hand_over(dead.role, dead.index)
-            self._start(dead.role, dead.index, restarts)
-            return
-        self._stop_children()
-        self._remove_segments()
-        self._start_all()
-        for one in self._children.values():
-            if one.role == "broker":
-                one.state.restarts = restarts
-        self._changed()
+        """Start a process in a dead one's place. Raises `StartupError`."""
+        self._wiring.hand_over(dead.role, dead.index)
+        self._start(dead.role, dead.index, dead.state.restarts + 1)
 
     def _stop_all(self) -> None:
         self._state.status = "stopping"

@@ -195,7 +195,7 @@ def test_what_is_refused(peer: Peer) -> None:
         return answer[1], answer[2]
 
     assert refused("open", 1, chat("up/x")) == (1, "duplicate_request")
-    assert refused("attach", 1, stream) == (1, "duplicate_request")
+    assert refused("open", 4, chat("up/x"), 0, b"short") == (4, "bad_request")
     assert refused("attach", 2, b"no such stream") == (2, "unknown_stream")
     assert refused("attach", 2, stream, 10**12) == (2, "bad_offset")
     assert refused("attach", 2, stream, -5) == (2, "bad_offset")

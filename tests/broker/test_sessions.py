@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 from fakes.pipeline import Inbox, Pipeline
-from hypothesis import given
-from hypothesis import strategies as st
 
-from ringcast.broker.credit import Window
 from ringcast.errors import Code, RequestError
 from ringcast.replay.numbered import numbered_events, numbered_tokens
 from ringcast.shm import records
@@ -187,17 +184,6 @@ def test_a_ring_of_nothing_but_checkpoints_is_released() -> None:
             writer.publish()
             assert pipeline.fan_out(), "the ring is full, and nobody makes room"
     assert pipeline.broker_reader.released > 0
-
-
-@given(st.lists(st.integers(0, 5000), max_size=50), st.integers(1024, 9000))
-def test_a_window_never_goes_back(positions: list[int], size: int) -> None:
-    window, highest = Window(size), 0
-    for position in positions:
-        before = window.limit
-        told = window.processed(position)
-        highest = max(highest, position)
-        assert told == (window.limit > before)
-        assert highest + size - (size >> 2) < window.limit + 1 <= highest + size + 1
 
 
 def test_a_reader_behind_the_heap_is_cut_when_the_payer_moves_on() -> None:

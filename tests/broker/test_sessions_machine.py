@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ringcast.broker.credit import Window
+from ringcast.broker.credit import BackpressureController
 from ringcast.broker.log import Log
 from ringcast.broker.session import Sessions
 from ringcast.broker.stream import Client, Stream
@@ -48,7 +48,15 @@ class Readers(RuleBasedStateMachine):
     @precondition(lambda self: len(self.streams) < 3)
     def open(self) -> None:
         slot = len(self.streams) + 1
-        self.streams[slot] = stream = Stream(slot, b"%16d" % slot, "p", "m", 0, 0, Window(WINDOW))
+        self.streams[slot] = stream = Stream(
+            slot,
+            b"%16d" % slot,
+            "p",
+            "m",
+            0,
+            0,
+            BackpressureController(1024, 1 << 20, initial=WINDOW),
+        )
         self.sessions.add(stream)
         self.model[slot], self.seen[slot] = [], 0
 

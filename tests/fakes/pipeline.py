@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ringcast.broker import protocol
-from ringcast.broker.credit import Window
+from ringcast.broker.credit import BackpressureController
 from ringcast.broker.log import Log
 from ringcast.broker.session import Sessions
 from ringcast.broker.stream import Client, Stream, Subscription
@@ -145,9 +145,17 @@ class Pipeline:
 
     def open(self, slot: int, api: str, chunks: list[bytes], window: int) -> Stream:
         """Begin a stream whose body comes in `chunks`."""
-        stream = Stream(slot, b"%016d" % slot, "fake", "model", 0, 0, Window(window))
+        stream = Stream(
+            slot,
+            b"%016d" % slot,
+            "fake",
+            "model",
+            0,
+            0,
+            BackpressureController(1024, 1 << 20, initial=window),
+        )
         self.sessions.add(stream)
-        flow = Flow(slot, self.outlet, SseFramer(), stream.window.limit)
+        flow = Flow(slot, self.outlet, SseFramer(), stream.window.told)
         self.upstreams[slot] = Upstream(flow, api, chunks)
         return stream
 
@@ -258,7 +266,7 @@ class Pipeline:
             self.sessions.unsubscribe(subscription.client, subscription.handle)
         while granted:
             stream = granted.pop()
-            self.upstreams[stream.slot].flow.grant(stream.window.limit)
+            self.upstreams[stream.slot].flow.grant(stream.window.told)
         while ended:
             self.upstreams[ended.pop().slot].flow.end(CANCELLED, 0)
 

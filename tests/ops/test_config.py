@@ -48,7 +48,10 @@ def problems(text: str) -> list[str]:
             "rings.in_bytes = 70000: must be a power of two in 65536..268435456",
         ),
         ("[processes]\nworkers = 0", "processes.workers = 0: must be in 1..16"),
-        ("[credit]\nwindow_bytes = 10", "credit.window_bytes: must be at least 1024"),
+        (
+            "[credit]\nwindow_min_bytes = 10",
+            "credit: 1024 <= window_min_bytes <= window_max_bytes <= budget_bytes must hold",
+        ),
         (
             '[providers.a]\nkind = "openai-compatible"',
             "providers.a.base_url: needed for this kind",

@@ -115,6 +115,7 @@ def test_a_round_is_visible_at_once_or_not_at_all() -> None:
         records.OPEN,
         records.TOKENS,
         records.CHECKPOINT,
+        records.OPEN,  # once more behind the end, for a broker that begins to read there
     ]
     (checkpoint,) = of_kind(taken, records.CHECKPOINT)
     assert (checkpoint.stream, checkpoint.a, checkpoint.b) == (1, 22, bench.raw)
