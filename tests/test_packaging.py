@@ -44,7 +44,7 @@ def test_every_package_is_listed() -> None:
 
 def test_every_link_leads_to_the_folder_that_is_installed() -> None:
     links = {path.name: path for path in (ROOT / "ops/ringcast").iterdir() if path.is_symlink()}
-    assert links.keys() == {"bench", "broker", "providers", "shm", "workers"}
+    assert links.keys() == {"bench", "broker", "providers", "shm", "soak", "workers"}
     for name, link in links.items():
         assert not link.readlink().is_absolute()
         assert link.resolve() == ROOT / setting("package-dir")[f"ringcast.{name}"]

@@ -23,7 +23,8 @@ APIS: Final = {
     "ollama": "chat",
     "openai-compatible": "chat",
     "anthropic": "messages",
-    "vertex": "messages",
+    "gemini": "generate",
+    "vertex": "generate",
 }
 
 
@@ -195,7 +196,12 @@ def cancel(run_dir: Path | None, stream: str) -> None:
 @click.option("--provider", required=True, type=click.Choice(sorted(APIS)))
 @click.option(
     "--api",
-    type=click.Choice(["chat", "completions", "messages", "complete"]),
+    type=click.Choice(
+        [
+            *("chat", "completions", "responses", "messages", "complete"),
+            *("generate", "interactions"),
+        ]
+    ),
     help="The provider's API; its main one by default.",
 )
 @click.option("--cut", type=click.IntRange(min=1), help="Feed N bytes at a time.")
@@ -249,10 +255,22 @@ def demo(corpus: Path | None, pace: float | None, as_json: bool) -> None:
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@click.argument("what", type=click.Choice(["ring", "parse", "transport", "e2e", "reliability"]))
+@click.argument(
+    "what",
+    type=click.Choice(["ring", "parse", "transport", "e2e", "reliability", "fanout", "crowd"]),
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(what: str, arguments: tuple[str, ...]) -> None:
     """Measure; every benchmark checks its answer first. `ringcast bench ring --json`."""
     import importlib
 
     importlib.import_module(f"ringcast.bench.{what}").main(list(arguments))
+
+
+@main.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def soak(arguments: tuple[str, ...]) -> None:
+    """Stream millions of checked tokens and watch the memory. `ringcast soak --help`."""
+    from ringcast.soak import run
+
+    run.main(list(arguments))

@@ -1,0 +1,1 @@
+"""`ringcast soak`: millions of numbered tokens, while every process's memory is watched."""

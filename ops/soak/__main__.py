@@ -1,0 +1,5 @@
+"""`python -m ringcast.soak`."""
+
+from ringcast.soak.run import main
+
+main()
