@@ -47,6 +47,7 @@ LATE_S: Final = 1.0  # a tick this late means that the whole process stood still
 POLL: Final = 256
 ATTEMPTS: Final = 3  # sendings of one request, each by another provider process
 FIRST_WINDOW: Final = 32 << 10  # bytes: more than a client processes before it gives credit
+RESUMES: Final = 5  # attempts to go on with one answer: 0, 0.5, 1.5, 3.5 and 7.5 s apart
 RESUME_PAUSE_S: Final = 0.5
 REBUILD_S: Final = 1.0  # how long a new broker waits for a process that may be dead as well
 REBUILD_LOOK_S: Final = 0.002
@@ -574,14 +575,14 @@ class Process:
     def _resume(self, stream: Stream, cursor: Cursor, raw: int) -> None:
         """Ask the provider for the rest of an answer that it keeps.
 
-        At once, then in pauses that grow; given up after three times without a new token.
+        At once, then in pauses that double; given up after `RESUMES` without a new token.
         """
         if stream.end > stream.resumed_at:
             stream.attempts, stream.resumed_at = 1, stream.end
-        if stream.cancelled or stream.attempts >= ATTEMPTS:
+        if stream.cancelled or stream.attempts > RESUMES:
             self._abandon(stream, "cancelled" if stream.cancelled else "for good")
             return
-        pause_s = RESUME_PAUSE_S * (stream.attempts - 1)
+        pause_s = RESUME_PAUSE_S * ((1 << stream.attempts - 1) - 1)
         stream.attempts += 1
         self._pauses[stream.slot] = self._loop.call_later(
             pause_s, self._resume_now, stream, cursor, raw

@@ -44,7 +44,16 @@ POISON_DEATHS: Final = 2
 
 
 _TERMINAL: Final = (Done, Error)
-_BROKEN: Final = frozenset({Code.INTERRUPTED, Code.TRANSPORT, Code.STREAM_INCOMPLETE})
+_BROKEN: Final = frozenset(
+    {
+        Code.INTERRUPTED,
+        Code.TRANSPORT,
+        Code.STREAM_INCOMPLETE,
+        Code.CONNECT_FAILED,
+        Code.CONNECT_TIMEOUT,
+        Code.FIRST_BYTE_TIMEOUT,
+    }
+)
 
 # A record that waits to be appended: kind, stream, a, b, payload, flags, count.
 Pending: TypeAlias = tuple[int, int, int, int, bytes, int, int]
@@ -203,6 +212,7 @@ class Stage:
             self._pending.append((records.AGAIN, slot, record.a, 0, b"", flags, 0))
         elif not final and _broken(ending) and (cursor := stream.body.cursor) is not None:
             self._behind.append((slot, record.a, records.encode(cursor)))
+            stream.body.rejoin()
             self._drop_partial(slot)  # the provider says that event again
         elif not final and ending.code == Code.INTERRUPTED and not said:
             self._pending.append((records.AGAIN, slot, record.a, 0, b"", records.WHOLE, 0))

@@ -105,15 +105,25 @@ class Body:
     ) -> None:
         self.finished = False
         self._dialect = _DIALECTS[api]()
-        self._parser = SseParser(
-            max_line_bytes=max_line_bytes, max_event_bytes=max_event_bytes, error_field=True
-        )
-        self._parser.expect_bom = False  # one parser a body, but not from its first block on
+        self._limits = max_line_bytes, max_event_bytes
+        self._parser = self._new_parser()
         self._changed = True
         self._begun = False  # a block was fed: a BOM is no longer dropped
         self._eventful = False  # a field with data was seen: it is an event stream
         self._whole = bytearray()  # the body so far while it is none
         self._odd = 0
+
+    def _new_parser(self) -> SseParser:
+        line, event = self._limits
+        parser = SseParser(max_line_bytes=line, max_event_bytes=event, error_field=True)
+        parser.expect_bom = False  # one parser a body, but not from its first block on
+        return parser
+
+    def rejoin(self) -> None:
+        """Another body comes, that goes on with the same answer: forget this one's last words."""
+        self._odd = self.oddities - self._dialect.oddities
+        self._parser = self._new_parser()
+        self._begun, self._changed = False, True
 
     @classmethod
     def restore(

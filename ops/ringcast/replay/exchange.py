@@ -38,6 +38,11 @@ class Request:
         """The target without its query (which may carry Gemini's key)."""
         return self.target.partition(b"?")[0].decode("latin-1")
 
+    @property
+    def query(self) -> str:
+        """What stands behind the path."""
+        return self.target.partition(b"?")[2].decode("latin-1")
+
     def carries(self, key: str) -> bool:
         """Whether `key` is in one of the headers that providers take it from."""
         bearer = self.headers.get("authorization", "").partition(" ")[2]

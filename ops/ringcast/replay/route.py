@@ -10,16 +10,23 @@ import msgspec
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """An API, the model asked for (knobs included) and whether the answer shall be a stream."""
+    """An API, the model asked for (knobs included) and whether the answer shall be a stream.
+
+    `background`: the answer shall be made whether or not anybody listens; `after`: of an answer
+    that is kept, only what follows that event.
+    """
 
     api: str
     model: str
     stream: bool
+    background: bool = False
+    after: int = -1
 
 
 class _Body(msgspec.Struct):
     model: str = ""
     stream: bool | None = None
+    background: bool | None = None
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -38,7 +45,8 @@ class Endpoint(msgspec.Struct, frozen=True):
         streams = self.api == "native" if said.stream is None else said.stream
         if self.streams is not None:
             streams = self.streams
-        return Asked(self.api, said.model or _model_in(path.removesuffix(self.suffix)), streams)
+        model = said.model or _model_in(path.removesuffix(self.suffix))
+        return Asked(self.api, model, streams, bool(said.background))
 
 
 def _model_in(path: str) -> str:
@@ -49,6 +57,7 @@ _ENDPOINTS: Final = (
     Endpoint("/chat/completions", "chat"),
     Endpoint("/completions", "completions"),
     Endpoint("/responses", "responses"),
+    Endpoint("/interactions", "interactions"),
     Endpoint("/messages", "messages"),
     Endpoint("/complete", "complete"),
     Endpoint("/api/chat", "native"),

@@ -3,6 +3,8 @@
 POST any provider's path   `model` names a recording (`openai/chat-text-usage`), maybe with
                            knobs (`;pace=0;cut=7`: see `behaviour.Behaviour`), or is
                            `numbered;n=1000`; any other model gets the first that fits
+GET  .../responses/NAME    the rest of a numbered answer that is kept (see `kept`); also
+                           .../interactions/NAME, and POST .../NAME/cancel
 GET  .../models            the recordings, as OpenAI lists models
 GET  /_stats               `Stats` as JSON
 """
@@ -13,6 +15,7 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -20,6 +23,8 @@ import msgspec
 from ringcast.replay.answer import Ending, Reply, Seen
 from ringcast.replay.behaviour import Behaviour, KnobError, turned
 from ringcast.replay.exchange import Connection, Request
+from ringcast.replay.kept import kept, kept_events
+from ringcast.replay.kept import speaks as kept_speaks
 from ringcast.replay.numbered import NUMBERED, numbered_events, speaks
 from ringcast.replay.recording import Library, Recording, events
 from ringcast.replay.route import Asked, endpoint, refusal
@@ -141,6 +146,11 @@ class Upstream:
             return _refused(api, 401, "Incorrect API key provided.")
         if request.method == "GET" and request.path.endswith("/models"):
             return _whole(200, self._models())
+        if (about := kept(request.path, request.query)) is not None:
+            seen.model = about.model
+            if about.cancels:
+                return _whole(200, msgspec.json.encode({"id": request.path, "status": "cancelled"}))
+            return self._answer(Asked(about.api, about.model, True, True, about.after))
         if at is None or request.method != "POST":
             return _refused(api, 404, f"Unknown request URL: {request.method} {request.path}.")
         try:
@@ -157,6 +167,8 @@ class Upstream:
         behaviour = turned(self._behaviour, knobs)
         if name == NUMBERED and asked.stream and speaks(asked.api):
             reply = _numbered(asked.api, behaviour)
+        elif name == NUMBERED and asked.stream and kept_speaks(asked.api):
+            reply = _kept(asked, behaviour)
         elif found := self._library.find(name, asked.api, stream=asked.stream):
             reply = _replayed(found, behaviour)
         else:
@@ -183,6 +195,13 @@ def _replayed(recording: Recording, behaviour: Behaviour) -> Reply:
 def _numbered(api: str, behaviour: Behaviour) -> Reply:
     parts = numbered_events(api, behaviour.n, behaviour.seed, clock=behaviour.clock)
     return Reply(200, "text/event-stream; charset=utf-8", parts, behaviour)
+
+
+def _kept(asked: Asked, behaviour: Behaviour) -> Reply:
+    n, seed = behaviour.n, behaviour.seed
+    parts = kept_events(asked.api, asked.model, n, seed, background=asked.background)
+    rest = islice(parts, asked.after + 1, None)
+    return Reply(200, "text/event-stream; charset=utf-8", rest, behaviour)
 
 
 def _whole(status: int, body: bytes, behaviour: Behaviour = _AT_ONCE) -> Reply:
