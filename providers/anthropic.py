@@ -5,61 +5,21 @@ Source: docs.anthropic.com/en/api/messages and /complete.
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-import msgspec
-
-from ringcast.providers.request import Call, Json, Request, given, refuse, stops
+from ringcast.providers.chat_form import (
+    CalledTool,
+    call_arguments,
+    content_parts,
+    offered_tool,
+    picture,
+    split,
+    tool_calls,
+    tool_choice,
+)
+from ringcast.providers.request import Call, Json, Request, given, refuse, refuse_given, stops
 
 VERSION: Final = "2023-06-01"
-T = TypeVar("T")
-
-
-class _Link(msgspec.Struct):
-    """Where a picture is."""
-
-    url: str
-
-
-class _Image(msgspec.Struct):
-    """A part with a picture; `image_url` is an object with the url, or the url itself."""
-
-    image_url: _Link | str
-
-
-class _Offered(msgspec.Struct):
-    """What a tool is, in the chat form."""
-
-    name: str
-    description: str | None = None
-    parameters: Json | None = None
-
-
-class _Called(msgspec.Struct):
-    """What an assistant has called: the arguments are JSON in a string."""
-
-    name: str
-    arguments: str | None = None
-
-
-class _Call(msgspec.Struct):
-    """One call of an assistant's message."""
-
-    id: str
-    function: _Called
-
-
-class _Chosen(msgspec.Struct):
-    """The tool that must be called."""
-
-    name: str
-
-
-def _typed(value: Any, shape: type[T], where: str) -> T:
-    try:
-        return msgspec.convert(value, shape)
-    except msgspec.ValidationError as error:
-        raise refuse(where, str(error)) from None
 
 
 def shape(model: str, request: Request, max_tokens: int) -> Call:
@@ -68,9 +28,7 @@ def shape(model: str, request: Request, max_tokens: int) -> Call:
     `max_tokens` is used where the request has none, since the API insists on one.
     Raises `RequestError` (bad_request) naming a field that the API does not have.
     """
-    for field in ("seed", "n"):
-        if getattr(request, field) not in (None, 1 if field == "n" else None):
-            raise refuse(field, "anthropic has no such parameter")
+    refuse_given(request, ("seed", "n"), "anthropic")
     headers = {"anthropic-version": VERSION}
     if (request.api or "messages") == "messages":
         return Call("/messages", _messages(model, request, max_tokens), headers)
@@ -82,10 +40,7 @@ def shape(model: str, request: Request, max_tokens: int) -> Call:
 def _messages(model: str, request: Request, max_tokens: int) -> Json:
     if request.messages is None:
         raise refuse("prompt", "messages takes messages; ask for api=complete to send a prompt")
-    system = [m for m in request.messages if m["role"] in ("system", "developer")]
-    rest = [m for m in request.messages if m["role"] not in ("system", "developer")]
-    if not rest:
-        raise refuse("messages", "needs a user message")
+    system, rest = split(request.messages)
     return (
         given(
             model=model,
@@ -122,28 +77,16 @@ def _complete(model: str, request: Request, max_tokens: int) -> Json:
 
 def _blocks(content: Any) -> list[Json]:
     """Return a message's content as blocks; empty text blocks, which the API refuses, go."""
-    if content is None or content == "":
-        return []
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
-        raise refuse("messages[].content", "must be a string or a list of parts")
-    return [_part(part) for part in content if part != {"type": "text", "text": ""}]
+    return [_part(part) for part in content_parts(content)]
 
 
 def _part(part: Json) -> Json:
     if part.get("type") != "image_url":
         return part
-    image = _typed(part, _Image, "messages[].content[]").image_url
-    url = image.url if isinstance(image, _Link) else image
-    if url.startswith("data:"):
-        media_type, base64, data = url[5:].partition(";base64,")
-        if not base64:
-            raise refuse("messages[].content[]", "a data: url must be base64")
-        source = {"type": "base64", "media_type": media_type, "data": data}
-    else:
-        source = {"type": "url", "url": url}
-    return {"type": "image", "source": source}
+    url, media_type, data = picture(part)
+    if data is None:
+        return {"type": "image", "source": {"type": "url", "url": url}}
+    return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
 
 
 def _system(messages: list[Json]) -> str | list[Json] | None:
@@ -181,26 +124,24 @@ def _translated(message: Json) -> tuple[str, list[Json]]:
         }
         return "user", [result]
     blocks = _blocks(message.get("content"))
-    calls = _typed(message.get("tool_calls") or [], list[_Call], "messages[].tool_calls")
-    return message["role"], blocks + [_tool_use(call) for call in calls]
+    return message["role"], blocks + [_tool_use(call) for call in tool_calls(message, {})]
 
 
 def _result(content: Any) -> str | list[Json]:
     return content if isinstance(content, str) else _blocks(content)
 
 
-def _tool_use(call: _Call) -> Json:
-    try:
-        arguments = msgspec.json.decode(call.function.arguments or "{}", type=Json)
-    except (msgspec.DecodeError, RecursionError):
-        raise refuse("messages[].tool_calls[].function.arguments", "not a JSON object") from None
-    return {"type": "tool_use", "id": call.id, "name": call.function.name, "input": arguments}
+def _tool_use(call: CalledTool) -> Json:
+    if call.id is None:
+        raise refuse("messages[].tool_calls", "needs an id")
+    name, arguments = call.function.name, call_arguments(call)
+    return {"type": "tool_use", "id": call.id, "name": name, "input": arguments}
 
 
 def _tool(tool: Json) -> Json:
     if "function" not in tool:  # already in Anthropic's form
         return tool
-    offered = _typed(tool["function"], _Offered, "tools[].function")
+    offered = offered_tool(tool)
     schema = offered.parameters or {"type": "object", "properties": {}}
     return given(name=offered.name, description=offered.description, input_schema=schema)
 
@@ -208,10 +149,5 @@ def _tool(tool: Json) -> Json:
 def _tool_choice(choice: Json | str | None) -> Json | None:
     if choice is None or (isinstance(choice, dict) and "function" not in choice):
         return choice  # None, or Anthropic's own form
-    if isinstance(choice, dict):
-        chosen = _typed(choice["function"], _Chosen, "tool_choice.function")
-        return {"type": "tool", "name": chosen.name}
-    kinds = {"auto": "auto", "none": "none", "required": "any"}
-    if choice not in kinds:
-        raise refuse("tool_choice", f"{choice!r} is none of auto, none, required")
-    return {"type": kinds[choice]}
+    mode, only = tool_choice(choice)
+    return {"type": "tool", "name": only} if only is not None else {"type": mode}

@@ -21,9 +21,10 @@ T = TypeVar("T")
 
 
 class Link(msgspec.Struct):
-    """Where a picture is."""
+    """Where a picture is, and how closely to look at it."""
 
     url: str
+    detail: str | None = None
 
 
 class Image(msgspec.Struct):
@@ -38,6 +39,7 @@ class Offered(msgspec.Struct):
     name: str
     description: str | None = None
     parameters: Json | None = None
+    strict: bool | None = None
 
 
 class Called(msgspec.Struct):
@@ -122,15 +124,25 @@ def content_parts(content: Any) -> list[Json]:
     """Return a message's content as parts of the chat form, without empty text."""
     if content is None or isinstance(content, str):
         content = [{"type": "text", "text": content or ""}]
+    return [part for part in parts(content) if part != {"type": "text", "text": ""}]
+
+
+def parts(content: Any) -> list[Json]:
+    """Return a content that is no string."""
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise refuse("messages[].content", "must be a string or a list of parts")
-    return [part for part in content if part != {"type": "text", "text": ""}]
+    return content
+
+
+def link(part: Json) -> Link:
+    """Return where the picture of a part is."""
+    image = typed(part, Image, "messages[].content[]").image_url
+    return image if isinstance(image, Link) else Link(image)
 
 
 def picture(part: Json) -> tuple[str, str | None, str | None]:
     """Return a picture's url and media type, and its base64 if that is in the url."""
-    image = typed(part, Image, "messages[].content[]").image_url
-    url = image.url if isinstance(image, Link) else image
+    url = link(part).url
     if not url.startswith("data:"):
         return url, mimetypes.guess_type(urlsplit(url).path)[0], None
     media_type, base64, data = url[5:].partition(";base64,")
@@ -147,10 +159,15 @@ def offered_tool(tool: Json) -> Offered:
 def tool_choice(choice: Json | str) -> tuple[str, str | None]:
     """Return the mode, and the name of the only tool that may be called."""
     if isinstance(choice, dict):
-        return "any", typed(choice["function"], Chosen, "tool_choice.function").name
+        return "any", chosen_tool(choice, "function")
     if choice not in _MODES:
         raise refuse("tool_choice", f"{choice!r} is none of auto, none, required")
     return _MODES[choice], None
+
+
+def chosen_tool(choice: Json, kind: str) -> str:
+    """Return the name of the tool that must be called, which is in the field named `kind`."""
+    return typed(choice[kind], Chosen, f"tool_choice.{kind}").name
 
 
 def typed(value: Any, shape: type[T], where: str) -> T:

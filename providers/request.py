@@ -55,6 +55,13 @@ def refuse(field: str, why: str) -> RequestError:
     return RequestError(Code.BAD_REQUEST, f"{field}: {why}", field=field)
 
 
+def refuse_given(request: Request, fields: tuple[str, ...], who: str) -> None:
+    """Refuse a request that has one of these `fields`, which `who` has not; one answer is none."""
+    for field in fields:
+        if getattr(request, field) not in (None, 1 if field == "n" else None):
+            raise refuse(field, f"{who} has no such parameter")
+
+
 def decode(raw: bytes | msgspec.Raw) -> Request:
     """Decode and check a request. Raises `RequestError` (bad_request) naming the field."""
     try:

@@ -5,54 +5,25 @@ Sources: platform.openai.com/docs/api-reference/responses and /docs/guides/backg
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
 
-from ringcast.providers.request import Call, Json, Request, given, refuse
+from ringcast.providers.chat_form import Called, chosen_tool, link, offered_tool, parts, typed
+from ringcast.providers.request import Call, Json, Request, given, refuse, refuse_given
 from ringcast.shm.records import Cursor
 
 PATH: Final = "/responses"
-T = TypeVar("T")
 
 _CHOICES: Final = ("auto", "none", "required")
 _NESTED: Final = ("function", "custom")  # the chat form wraps what Responses has flat
-
-
-class _Link(msgspec.Struct):
-    """Where a picture is, and how closely to look at it."""
-
-    url: str
-    detail: str | None = None
-
-
-class _Image(msgspec.Struct):
-    """A part with a picture; `image_url` is an object with the url, or the url itself."""
-
-    image_url: _Link | str
 
 
 class _File(msgspec.Struct):
     """A part with a file: its id, or its data and name."""
 
     file: Json
-
-
-class _Offered(msgspec.Struct):
-    """What a function is, in the chat form."""
-
-    name: str
-    description: str | None = None
-    parameters: Json | None = None
-    strict: bool | None = None
-
-
-class _Called(msgspec.Struct):
-    """The function that an assistant has called: the arguments are JSON in a string."""
-
-    name: str
-    arguments: str | None = None
 
 
 class _Asked(msgspec.Struct):
@@ -66,14 +37,8 @@ class _Call(msgspec.Struct):
     """One call of an assistant's message: one of the two."""
 
     id: str
-    function: _Called | None = None
+    function: Called | None = None
     custom: _Asked | None = None
-
-
-class _Chosen(msgspec.Struct):
-    """The tool that must be called."""
-
-    name: str
 
 
 class _Result(msgspec.Struct):
@@ -88,9 +53,7 @@ def shape(kind: str, model: str, request: Request) -> Call:
 
     Raises `RequestError` (bad_request) naming a field that the API does not have.
     """
-    for field in ("stop", "seed", "n"):
-        if getattr(request, field) not in (None, 1 if field == "n" else None):
-            raise refuse(field, f"{kind}'s responses API has no such parameter")
+    refuse_given(request, ("stop", "seed", "n"), f"{kind}'s responses API")
     body = given(
         model=model,
         input=request.prompt if request.messages is None else _items(request.messages),
@@ -124,14 +87,14 @@ def _items(messages: list[Json]) -> list[Json]:
             continue
         if content := _content(message.get("content"), message["role"]):
             items.append({"type": "message", "role": message["role"], "content": content})
-        calls = _typed(message.get("tool_calls") or [], list[_Call], "messages[].tool_calls")
+        calls = typed(message.get("tool_calls") or [], list[_Call], "messages[].tool_calls")
         items += [_call(call) for call in calls]
     return items
 
 
 def _result(message: Json, before: list[Json]) -> Json:
     """Return a tool's result, of the kind of its call, which is among the items before it."""
-    result = _typed(message, _Result, "messages[].tool_call_id")
+    result = typed(message, _Result, "messages[].tool_call_id")
     called = (item for item in before if item.get("call_id") == result.tool_call_id)
     custom = any(item["type"] == "custom_tool_call" for item in called)
     return {
@@ -145,22 +108,18 @@ def _content(content: Any, role: str) -> str | list[Json]:
     """Return a message's content as a string or as parts; nothing at all as an empty string."""
     if content is None or isinstance(content, str):
         return content or ""
-    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
-        raise refuse("messages[].content", "must be a string or a list of parts")
-    return [_part(part, role) for part in content]
+    return [_part(part, role) for part in parts(content)]
 
 
 def _part(part: Json, role: str) -> Json:
-    where = "messages[].content[]"
     match part.get("type"):
         case "text":
             return part | {"type": "output_text" if role == "assistant" else "input_text"}
         case "image_url":
-            image = _typed(part, _Image, where).image_url
-            link = image if isinstance(image, _Link) else _Link(image)
-            return given(type="input_image", image_url=link.url, detail=link.detail)
+            image = link(part)
+            return given(type="input_image", image_url=image.url, detail=image.detail)
         case "file":
-            return {"type": "input_file"} | _typed(part, _File, where).file
+            return {"type": "input_file"} | typed(part, _File, "messages[].content[]").file
         case _:  # a refusal, or already in this API's own form
             return part
 
@@ -178,7 +137,7 @@ def _call(call: _Call) -> Json:
 def _tool(tool: Json) -> Json:
     if "function" not in tool:  # the provider's own, or already flat
         return tool
-    offered = _typed(tool["function"], _Offered, "tools[].function")
+    offered = offered_tool(tool)
     return given(
         type="function",
         name=offered.name,
@@ -190,14 +149,7 @@ def _tool(tool: Json) -> Json:
 
 def _tool_choice(choice: Json | str | None) -> Json | str | None:
     if isinstance(choice, dict) and (kind := choice.get("type")) in _NESTED and kind in choice:
-        return {"type": kind, "name": _typed(choice[kind], _Chosen, f"tool_choice.{kind}").name}
+        return {"type": kind, "name": chosen_tool(choice, kind)}
     if isinstance(choice, str) and choice not in _CHOICES:
         raise refuse("tool_choice", f"{choice!r} is none of {', '.join(_CHOICES)}")
     return choice
-
-
-def _typed(value: Any, shape: type[T], where: str) -> T:
-    try:
-        return msgspec.convert(value, shape)
-    except msgspec.ValidationError as error:
-        raise refuse(where, str(error)) from None

@@ -24,6 +24,7 @@ from typing import Final, TypeAlias
 from ringcast.errors import Code
 from ringcast.providers.commands import Adopted
 from ringcast.providers.wire.body import Ending
+from ringcast.providers.wire.portable import UNPORTABLE, portable
 from ringcast.shm import records
 from ringcast.shm.counters import Block
 from ringcast.shm.layout import HEADER
@@ -332,7 +333,12 @@ class Stage:
 
     def _pack(self, slot: int, stream: Stream, tokens: list[StreamToken]) -> None:
         """Encode tokens into records that fit, halving the list until they do."""
-        payload = encoder.encode(tokens)
+        try:
+            payload = encoder.encode(tokens)
+        except UNPORTABLE:  # a dialect let something pass: better a changed token than a death
+            self._counters.add(self._c_oddities)
+            tokens = portable(tokens)
+            payload = encoder.encode(tokens)
         count = len(tokens)
         if len(payload) <= self._largest and count <= BATCH_TOKENS:
             last = isinstance(tokens[-1], _TERMINAL)

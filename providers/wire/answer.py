@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import msgspec
 
 from ringcast.errors import Code
 from ringcast.providers.wire.numbers import real
+from ringcast.providers.wire.payload import parsed
+from ringcast.providers.wire.portable import portable
 from ringcast.providers.wire.printable import printable
 from ringcast.shm.tokens import Error
 
@@ -34,7 +37,12 @@ _CONTEXT: Final = (
     "too_many_prompt_tokens",
     "total length of all messages is too long",
     "exceeds the available context",
+    "exceed context limit",
     "input is too long",
+    "input token count",
+    "exceeds the maximum number of tokens",
+    "maximum prompt length",
+    "reduce the length of the messages",
 )
 _KEY: Final = ("invalid_api_key", "incorrect api key", "api_key_invalid", "api key not valid")
 _MONEY: Final = ("insufficient_quota", "billing_hard_limit", "credit balance", "used all available")
@@ -48,12 +56,17 @@ _PASSING: Final = (
 )
 
 
+_RETRY_INFO: Final = "type.googleapis.com/google.rpc.RetryInfo"
+_DURATION: Final = re.compile(r"([0-9]{1,5}(?:\.[0-9]{1,9})?)s")
+
+
 class Fault(msgspec.Struct, frozen=True):
     """What an error object says, in the provider's own words; null where it says nothing."""
 
     message: str | None = None
     type: str | None = None
     code: str | int | float | None = None
+    retry_after_s: float | None = None
 
 
 def fault(payload: Any) -> Fault:
@@ -70,7 +83,7 @@ def fault(payload: Any) -> Fault:
     if isinstance(error, dict):
         return _from_object(error)
     if error is not None:
-        return Fault(_text(error), _word(payload.get("type")), _code(payload.get("code")))
+        return Fault(_text(error), _kind(payload.get("type")), _code(payload.get("code")))
     return _from_object(payload)
 
 
@@ -83,6 +96,7 @@ def provider_error(payload: Any) -> Error:
         retryable=_is_passing(said),
         type=said.type,
         provider_code=said.code,
+        retry_after_s=said.retry_after_s,
     )
 
 
@@ -92,9 +106,10 @@ def http_error(
     """The token for an HTTP answer that is no stream; never an exception.
 
     `body` may be cut, empty, HTML, or JSON of any shape. 429 is `billing`, and not retryable,
-    when the quota is used up for good.
+    when the quota is used up for good. `retry_after_s` is what a header said; if none did, Google
+    may say it in the body.
     """
-    said = fault(_json(body))
+    said = fault(parsed(body))
     code = _classified(status, said)
     return Error(
         code=code,
@@ -103,7 +118,7 @@ def http_error(
         status=status,
         type=said.type,
         provider_code=said.code,
-        retry_after_s=retry_after_s,
+        retry_after_s=said.retry_after_s if retry_after_s is None else retry_after_s,
     )
 
 
@@ -146,23 +161,31 @@ def _without_message(status: int, content_type: str, body: bytes) -> str:
     return f"HTTP {status}{kind}: {excerpt(body)}" if body else f"HTTP {status}{kind}"
 
 
-def _json(body: bytes) -> Any:
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError, MemoryError):
-        return None
-
-
 def _from_object(error: dict[Any, Any]) -> Fault:
     message = next(
         (m for key in ("message", "Message", "detail", "status_msg") if (m := error.get(key))), None
     )
-    kind = _word(error.get("type")) or _word(error.get("status")) or _word(error.get("__type"))
+    kind = _kind(error.get("type")) or _word(error.get("status")) or _word(error.get("__type"))
     code = error.get("code", error.get("status_code"))
-    return Fault(None if message is None else _text(message), kind, _code(code))
+    text = None if message is None else _text(message)
+    return Fault(text, kind, _code(code), _retry_after_s(error.get("details")))
+
+
+def _retry_after_s(details: Any) -> float | None:
+    """From Google's `RetryInfo`, whose delay is "48.9s".
+
+    https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto
+    """
+    for detail in details if isinstance(details, list) else ():
+        if isinstance(detail, dict) and detail.get("@type") == _RETRY_INFO:
+            delay = detail.get("retryDelay")
+            found = _DURATION.fullmatch(delay) if isinstance(delay, str) else None
+            return float(found[1]) if found else None
+    return None
 
 
 def _text(value: Any) -> str:
+    value = portable(value)
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
@@ -172,6 +195,11 @@ def _text(value: Any) -> str:
 
 def _word(value: Any) -> str | None:
     return printable(value, 100) if isinstance(value, str) and value else None
+
+
+def _kind(value: Any) -> str | None:
+    """The `type`, which in Responses' flat errors says no more than that it is an error."""
+    return None if value == "error" else _word(value)
 
 
 def _code(value: Any) -> str | int | float | None:

@@ -13,17 +13,17 @@ import msgspec
 
 from ringcast.providers.wire.answer import provider_error
 from ringcast.providers.wire.citations import anthropic_citation
-from ringcast.providers.wire.finish import MAX_REASON_CHARS, finish_reason
+from ringcast.providers.wire.dialect import Dialect, Memory
+from ringcast.providers.wire.finish import finish_reason, reason_word
 from ringcast.providers.wire.message import Block, BlockDelta, Event, Message, PlainEvent
-from ringcast.providers.wire.numbers import whole
-from ringcast.providers.wire.payload import bad_event, convert, decode, loose
+from ringcast.providers.wire.numbers import position
+from ringcast.providers.wire.payload import convert, decode, decode_lines
+from ringcast.providers.wire.portable import string, whole_text
 from ringcast.providers.wire.sse import SseEvent, WireError
-from ringcast.providers.wire.surrogates import Halves
 from ringcast.providers.wire.template import Learner
 from ringcast.providers.wire.tool_calls import ToolCalls, argument_text
-from ringcast.providers.wire.usage import anthropic_usage, merged
-from ringcast.shm.records import Cursor
-from ringcast.shm.tokens import Done, Error, Reasoning, StreamToken, Text, ToolCall, Usage
+from ringcast.providers.wire.usage import anthropic_usage
+from ringcast.shm.tokens import Done, Reasoning, StreamToken, Text
 
 T = TypeVar("T")
 
@@ -35,76 +35,46 @@ _DELTA: Final = re.compile(rb"event: content_block_delta\ndata: (\{[^\r\n]*\} *)
 _DELTA_FRAME: Final = len(b"event: content_block_delta\ndata: \n\n")
 _TEXT_SLOT: Final = re.compile(rb'"text": ?"')
 _plain: Final = msgspec.json.Decoder(PlainEvent)
-_IGNORED: Final = frozenset({"ping", "content_block_stop", "vertex_event"})
-_UNDECODABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, MemoryError)
+_IGNORED: Final = ("ping", "content_block_stop", "vertex_event")
 
 
-class _Memory(msgspec.Struct, array_like=True):
-    """What must survive a hand-over."""
-
-    id: str | None = None
-    model: str | None = None
-    usage: Usage | None = None
-    reason: str | None = None
+class _Memory(Memory, array_like=True):
+    said: str | None = None
     stop_sequence: str | None = None
     messages: int = 0  # gateways splice: a second message has block indexes of its own
     tools: ToolCalls = msgspec.field(default_factory=ToolCalls)
-    halves: Halves = msgspec.field(default_factory=Halves)
 
 
-class Messages:
-    """Decodes the events of `POST /v1/messages`. See `dialect.Dialect`."""
+class Messages(Dialect[_Memory]):
+    """Decodes the events of `POST /v1/messages`."""
 
     _event: ClassVar[msgspec.json.Decoder[Event]] = msgspec.json.Decoder(Event)
     _message: ClassVar[msgspec.json.Decoder[Message]] = msgspec.json.Decoder(Message)
-    _memory: ClassVar[msgspec.msgpack.Decoder[_Memory]] = msgspec.msgpack.Decoder(_Memory)
 
     def __init__(self) -> None:
-        self.changed = True
-        self.oddities = 0
-        self._seen = _Memory()
-        self._expect_plain = True  # a guess from the block before; never part of the state
-        self._learner = Learner(_TEXT_SLOT, _text_of)
-
-    @property
-    def cursor(self) -> Cursor | None:
-        """Nothing of such an answer is kept by its provider."""
-        return None
+        super().__init__(_Memory)
+        self._learner = Learner(_TEXT_SLOT, _texts)
 
     @property
     def complete(self) -> bool:
         """Never: only the end marker, message_stop, makes the answer complete."""
         return False
 
-    def feed(self, event: SseEvent) -> list[StreamToken]:
-        """The tokens of one event; the payload's type rules, else the `event:` line's."""
-        if event.event == "error":
-            return self.close(provider_error(loose(event.data)))
-        try:
-            payload = decode(self._event, event.data)
-        except WireError as error:
-            return self.close(Error(error.code, error.message))
-        if payload.type is None:
-            payload.type = event.event
-        return self._tokens([payload])
+    @property
+    def reason(self) -> str | None:
+        """The `stop_reason`."""
+        return self._seen.said
 
     def feed_block(self, block: bytes) -> list[StreamToken] | None:
         """Plain form: content_block_delta events only, each of two lines, LF LF after each."""
-        plain = self._expect_plain and not self._seen.halves.held
-        if plain and (texts := self._learner.texts(block)) is not None:
+        texts = None if self._seen.halves.held else self._learner.texts(block)
+        if texts is not None:
             return [Text(text) for text in texts if text]
-        found = _DELTA.findall(block)
-        lines = b"\n".join(found)
-        if len(lines) - len(found) + 1 + _DELTA_FRAME * len(found) != len(block):
-            return None
-        if plain and (texts := _texts(lines, len(found))) is not None:
-            self._learner.missed(block)
-            return [Text(text) for text in texts if text]
-        events = _objects(self._event, lines, len(found))
+        events = _events(self._event, block)
         if events is None:
             return None
         tokens = self._tokens(events)
-        self._expect_plain = bool(tokens) and type(tokens[-1]) is Text
+        self._learner.expect(tokens)
         return tokens
 
     def whole(self, answer: bytes) -> list[StreamToken] | None:
@@ -123,47 +93,28 @@ class Messages:
         self._stop(message.stop_reason, message.stop_sequence)
         return tokens + self.close(None)
 
-    def close(self, error: Error | None) -> list[StreamToken]:
-        """What was held back, then the terminal token with what is known."""
+    def _read(self, event: SseEvent) -> list[Event]:
+        """The payload's type rules, else the `event:` line's."""
+        payload = decode(self._event, event.data)
+        if payload.type is None:
+            payload.type = event.event
+        return [payload]
+
+    def _done(self) -> Done:
         seen = self._seen
-        held = seen.halves.flush()
-        self.changed = True
-        if error is not None:
-            ended = msgspec.structs.replace(error, usage=seen.usage, provider_reason=seen.reason)
-            return [*held, ended]
-        done = Done(
-            finish_reason(seen.reason),
-            seen.reason,
+        return Done(
+            finish_reason(seen.said),
+            seen.said,
             usage=seen.usage,
             id=seen.id,
             model=seen.model,
             stop_sequence=seen.stop_sequence,
         )
-        return [*held, done]
 
-    def state(self) -> bytes:
-        """The memory as msgpack, about a hundred bytes."""
-        self.changed = False
-        return msgspec.msgpack.encode(self._seen)
-
-    def restore(self, state: bytes) -> None:
-        """Go on from `state`. Raises `msgspec.MsgspecError` if it is none."""
-        self._seen = self._memory.decode(state)
-        self.changed = False
-
-    def _tokens(self, events: list[Event]) -> list[StreamToken]:
-        """The tokens of all events, up to the first that ends the stream."""
-        tokens: list[StreamToken] = []
-        try:
-            for event in events:
-                if event.type == "error" or event.error is not None:
-                    said = {"error": event.error, "message": event.message}
-                    return tokens + self.close(provider_error(said))
-                if self._is_last(event, tokens):
-                    return tokens + self.close(None)
-        except WireError as error:
-            tokens += self.close(Error(error.code, error.message))
-        return tokens
+    def _apply(self, event: Event, tokens: list[StreamToken]) -> list[StreamToken] | None:
+        if event.type == "error" or event.error is not None:
+            return self.close(provider_error({"error": event.error, "message": event.message}))
+        return self.close(None) if self._is_last(event, tokens) else None
 
     def _is_last(self, event: Event, tokens: list[StreamToken]) -> bool:
         """Add the event's tokens; true if it is the end marker."""
@@ -177,7 +128,7 @@ class Messages:
         elif kind == "message_delta":
             if event.delta is not None:
                 self._stop(event.delta.stop_reason, event.delta.stop_sequence)
-            self._account(event.usage, tokens)
+            self._count(event.usage, tokens)
         elif kind not in _IGNORED:
             self.oddities += kind != "message_stop"
         return bool(kind == "message_stop")
@@ -191,9 +142,9 @@ class Messages:
             if text := self._joined("reasoning", delta.thinking):
                 tokens.append(Reasoning(text, block=_block_index(index)))
         elif kind == "signature_delta":
-            if isinstance(delta.signature, str) and delta.signature:
+            if signature := string(delta.signature):
                 block = _block_index(index)
-                tokens.append(Reasoning("", block=block, signature=delta.signature))
+                tokens.append(Reasoning("", block=block, signature=signature))
         elif kind == "input_json_delta":
             self._arguments(delta.partial_json, index, tokens)
         elif kind == "citations_delta" and isinstance(delta.citation, dict):
@@ -209,7 +160,7 @@ class Messages:
             tokens += [anthropic_citation(c) for c in citations if isinstance(c, dict)]
         elif block.type in ("thinking", "redacted_thinking"):
             text = self._joined("reasoning", block.thinking)
-            signature, data = _string(block.signature), _string(block.data)
+            signature, data = string(block.signature), string(block.data)
             if text or signature or data:
                 tokens.append(Reasoning(text, 0, _block_index(index), signature, data))
         elif block.type == "tool_use":
@@ -217,18 +168,13 @@ class Messages:
             key = self._tool_key(index)
             call = self._seen.tools.piece(key, block.id, block.name, block.input or None, 0)
             self.changed = True
-            if call is not None:
-                tokens.append(call)
+            self._called(call, tokens)
 
     def _arguments(self, text: Any, index: Any, tokens: list[StreamToken]) -> None:
         """A piece of a tool call's JSON; that of tools which the provider runs is not ours."""
         key = self._tool_key(index)
-        if key not in self._seen.tools.by_index:
-            return
-        call = self._seen.tools.piece(key, None, None, text, 0)
-        if call is not None:
-            arguments = self._joined(f"tool.{call.index}", call.arguments)
-            tokens.append(ToolCall(call.index, arguments=arguments))
+        if key in self._seen.tools.by_index:
+            self._called(self._seen.tools.piece(key, None, None, text, 0), tokens)
 
     def _tool_key(self, index: Any) -> int:
         return self._seen.messages * MAX_BLOCKS + _block_index(index)
@@ -237,39 +183,20 @@ class Messages:
         seen = self._seen
         self.oddities += seen.messages > 0
         seen.messages = min(seen.messages + 1, MAX_BLOCKS)
-        seen.id = seen.id or _string(message.id)
-        seen.model = seen.model or _string(message.model)
+        seen.id = seen.id or string(message.id)
+        seen.model = seen.model or string(message.model)
         self.changed = True
-        self._account(message.usage, tokens)
+        self._count(message.usage, tokens)
 
     def _stop(self, reason: Any, sequence: Any) -> None:
-        if reason:
-            self._seen.reason = str(reason)[:MAX_REASON_CHARS]
+        self._seen.said = reason_word(reason or None) or self._seen.said
         if isinstance(sequence, str):
-            self._seen.stop_sequence = sequence
+            self._seen.stop_sequence = whole_text(sequence)
         self.changed = True
 
-    def _account(self, usage: Any, tokens: list[StreamToken]) -> None:
-        if not isinstance(usage, dict):
-            return
-        before = self._seen.usage
-        after = merged(before or Usage(), anthropic_usage(usage))
-        if after == (before or Usage()):
-            return
-        self._seen.usage = after
-        self.changed = True
-        if before is None:
-            tokens.append(after)
-
-    def _joined(self, kind: str, text: Any) -> str:
-        if not isinstance(text, str):
-            return ""
-        if text.isascii() and not self._seen.halves.held:
-            return text
-        before = self._seen.halves.held.copy()
-        joined = self._seen.halves.join(kind, 0, text)
-        self.changed |= before != self._seen.halves.held
-        return joined
+    def _count(self, usage: Any, tokens: list[StreamToken]) -> None:
+        if isinstance(usage, dict):
+            self._account(anthropic_usage(usage), tokens)
 
 
 class Complete(Messages):
@@ -285,45 +212,33 @@ class Complete(Messages):
             event = decode(self._event, answer)
         except WireError:
             return None
-        return self._tokens([event]) if isinstance(event.completion, str) else None
+        text = isinstance(event.completion, str)
+        return self._ended(self._tokens([event])) if text else None
 
     def _is_last(self, event: Event, tokens: list[StreamToken]) -> bool:
         if text := self._joined("text", event.completion):
             tokens.append(Text(text))
-        if self._seen.id is None and (name := _string(event.id)):
-            self._seen.id, self._seen.model, self.changed = name, _string(event.model), True
+        if self._seen.id is None and (name := string(event.id)):
+            self._seen.id, self._seen.model, self.changed = name, string(event.model), True
         if event.stop_reason:
             self._stop(event.stop_reason, event.stop)
         return bool(event.stop_reason)
 
 
-def _objects(decoder: msgspec.json.Decoder[T], lines: bytes, count: int) -> list[T] | None:
-    try:
-        objects = decoder.decode_lines(lines)
-    except _UNDECODABLE:
+def _events(decoder: msgspec.json.Decoder[T], block: bytes) -> list[T] | None:
+    """The events of a block in the plain form, null for any other block."""
+    found = _DELTA.findall(block)
+    lines = b"\n".join(found)
+    if not found or len(lines) - len(found) + 1 + _DELTA_FRAME * len(found) != len(block):
         return None
-    return objects if len(objects) == count else None
+    return decode_lines(decoder, lines, len(found))
 
 
-def _texts(lines: bytes, count: int) -> list[str] | None:
-    events = _objects(_plain, lines, count)
+def _texts(block: bytes) -> list[str] | None:
+    """The texts of a block in which every event is one piece of text, else null."""
+    events = _events(_plain, block)
     return None if events is None else [event.delta.text for event in events]
 
 
-def _text_of(event: bytes) -> str | None:
-    """The text of one event in the plain form, else null."""
-    found = _DELTA.fullmatch(event)
-    texts = _texts(found[1], 1) if found else None
-    return texts[0] if texts else None
-
-
 def _block_index(value: Any) -> int:
-    """A block's index; a missing one is 0. Raises `WireError` if it is no small number."""
-    index = 0 if value is None else whole(value)
-    if index is None or not 0 <= index < MAX_BLOCKS:
-        raise bad_event("block index out of range", repr(value))
-    return index
-
-
-def _string(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return position(value, "block", MAX_BLOCKS)

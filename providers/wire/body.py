@@ -8,7 +8,8 @@ lines, a last event without one, answers and errors in plain JSON, bodies that j
 from __future__ import annotations
 
 import re
-from typing import Final, Literal
+from collections.abc import Callable
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -32,7 +33,7 @@ from ringcast.providers.wire.sse import (
 from ringcast.shm.records import Cursor
 from ringcast.shm.tokens import Done, Error, StreamToken
 
-_DIALECTS: Final[dict[str, type[Dialect]]] = {
+_DIALECTS: Final[dict[str, Callable[[], Dialect[Any]]]] = {
     "chat": Chat,
     "completions": Completions,
     "messages": Messages,
@@ -287,7 +288,7 @@ class Body:
         try:
             events, error = self._parser.parse_chunk(block), None
         except WireError as limit:
-            events, error = limit.events, limit
+            events, error = limit.events, Error(limit.code, limit.message)
         if events:
             self._begin()
         elif not self._eventful and error is None:
@@ -299,7 +300,7 @@ class Body:
                 tokens += self._event(event)
         if error is not None and not self.finished:
             self._finish()
-            tokens += self._dialect.close(Error(error.code, error.message))
+            tokens += self._dialect.close(error)
         return tokens
 
     def _event(self, event: SseEvent) -> list[StreamToken]:

@@ -12,10 +12,11 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
+from ringcast.providers.wire.payload import decode_lines
+
 T = TypeVar("T")
 
 _SEPARATOR: Final = b"}\n\ndata: {"
-_UNDECODABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, MemoryError)
 
 
 class PlainDelta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -111,13 +112,7 @@ def chunks(decoder: msgspec.json.Decoder[T], body: bytes) -> list[T] | None:
     end elsewhere, every line is one object.
     """
     parts = body.split(_SEPARATOR)
-    try:
-        if len(parts) == 1:
-            return None if b"\n" in body else [decoder.decode(body)]
-        lines = b"}\n{".join(parts)
-        if lines.count(b"\n") >= len(parts):
-            return None
-        objects = decoder.decode_lines(lines)
-    except _UNDECODABLE:
+    lines = b"}\n{".join(parts) if len(parts) > 1 else body
+    if lines.count(b"\n") >= len(parts):
         return None
-    return objects if len(objects) == len(parts) else None
+    return decode_lines(decoder, lines, len(parts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ringcast.providers.wire.numbers import whole
-from ringcast.providers.wire.opaque import opaque
+from ringcast.providers.wire.portable import portable, string
 from ringcast.shm.tokens import Citation
 
 
@@ -17,13 +17,13 @@ def openai_citation(annotation: dict[str, Any], index: int) -> Citation:
     inner = annotation.get("url_citation")
     about = inner if isinstance(inner, dict) else annotation
     return Citation(
-        url=_string(about.get("url")),
-        title=_string(about.get("title")) or _string(about.get("filename")),
-        text=_string(about.get("content")),
+        url=string(about.get("url")),
+        title=string(about.get("title")) or string(about.get("filename")),
+        text=string(about.get("content")),
         start=whole(about.get("start_index")),
         end=whole(about.get("end_index")),
         index=index,
-        raw=opaque(annotation),
+        raw=portable(annotation),
     )
 
 
@@ -35,12 +35,12 @@ def anthropic_citation(citation: dict[str, Any]) -> Citation:
     starts = ("start_char_index", "start_page_number", "start_block_index")
     ends = ("end_char_index", "end_page_number", "end_block_index")
     return Citation(
-        url=_string(citation.get("url")) or _string(citation.get("source")),
-        title=_string(citation.get("title")) or _string(citation.get("document_title")),
-        text=_string(citation.get("cited_text")),
+        url=string(citation.get("url")) or string(citation.get("source")),
+        title=string(citation.get("title")) or string(citation.get("document_title")),
+        text=string(citation.get("cited_text")),
         start=next((n for key in starts if (n := whole(citation.get(key))) is not None), None),
         end=next((n for key in ends if (n := whole(citation.get(key))) is not None), None),
-        raw=citation,
+        raw=portable(citation),
     )
 
 
@@ -50,12 +50,12 @@ def gemini_citation(source: dict[str, Any], index: int) -> Citation:
     https://ai.google.dev/api/generate-content#CitationMetadata
     """
     return Citation(
-        url=_string(source.get("uri")),
-        title=_string(source.get("title")),
+        url=string(source.get("uri")),
+        title=string(source.get("title")),
         start=whole(source.get("startIndex")),
         end=whole(source.get("endIndex")),
         index=index,
-        raw=opaque(source),
+        raw=portable(source),
     )
 
 
@@ -81,9 +81,9 @@ def _grounding(source: dict[str, Any], supports: list[dict[str, Any]], index: in
     first = segment if isinstance(segment, dict) else {}
     end = whole(first.get("endIndex"))
     return Citation(
-        url=_string(about.get("uri")),
-        title=_string(about.get("title")),
-        text=_string(first.get("text")) or _string(about.get("text")),
+        url=string(about.get("uri")),
+        title=string(about.get("title")),
+        text=string(first.get("text")) or string(about.get("text")),
         start=whole(first.get("startIndex")) or (None if end is None else 0),
         end=end,
         index=index,
@@ -99,20 +99,13 @@ def interactions_citation(annotation: dict[str, Any]) -> Citation:
     urls = (annotation.get(key) for key in ("url", "document_uri", "source"))
     names = (annotation.get(key) for key in ("title", "file_name", "name"))
     return Citation(
-        url=next(filter(None, map(_string, urls)), None),
-        title=next(filter(None, map(_string, names)), None),
+        url=next(filter(None, map(string, urls)), None),
+        title=next(filter(None, map(string, names)), None),
         start=whole(annotation.get("start_index")),
         end=whole(annotation.get("end_index")),
-        raw=opaque(annotation),
+        raw=portable(annotation),
     )
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _string(value: Any) -> str | None:
-    """Text that can be handed on, with U+FFFD for halves of a surrogate pair; null if none."""
-    if not isinstance(value, str):
-        return None
-    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,44 +1,173 @@
-"""What a decoder of one API's events must offer to `body.Body`."""
+"""What a decoder of one API's events is to `body.Body`, and what all of them have in common."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar
 
-from ringcast.providers.wire.sse import SseEvent
+import msgspec
+
+from ringcast.providers.wire.answer import provider_error
+from ringcast.providers.wire.payload import loose
+from ringcast.providers.wire.sse import SseEvent, WireError
+from ringcast.providers.wire.surrogates import Halves
+from ringcast.providers.wire.usage import merged
 from ringcast.shm.records import Cursor
-from ringcast.shm.tokens import Error, StreamToken
+from ringcast.shm.tokens import Delta, Done, Error, Logprob, StreamToken, Text, ToolCall, Usage
 
 
-class Dialect(Protocol):
-    """Events of one API in, tokens out; pure and total: what is bad becomes an `Error` token."""
+class Memory(msgspec.Struct, array_like=True):
+    """What must survive a hand-over, whatever the API: next to nothing while text streams."""
 
-    changed: bool
-    """Whether `state` has other things to say than when it was last asked."""
-    oddities: int
-    """How many irregularities were tolerated."""
+    id: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
+    halves: Halves = msgspec.field(default_factory=Halves)
+
+
+M = TypeVar("M", bound=Memory)
+
+
+class Dialect(ABC, Generic[M]):
+    """Events of one API in, tokens out; pure and total: what is bad becomes an `Error` token.
+
+    `changed` says whether `state` has other things to say than when it was last asked, `oddities`
+    how many irregularities were tolerated.
+    """
+
+    def __init__(self, memory: type[M]) -> None:
+        self.changed = True
+        self.oddities = 0
+        self._seen = memory()
 
     @property
+    def cursor(self) -> Cursor | None:
+        """Where the provider can be asked to go on; null if it keeps nothing, or all was said."""
+        return None
+
+    @property
+    @abstractmethod
     def complete(self) -> bool:
         """Whether the provider has said how the answer ended, so that the body may end."""
 
     @property
-    def cursor(self) -> Cursor | None:
-        """Where the provider can be asked to go on; null if it cannot, or all was said."""
+    @abstractmethod
+    def reason(self) -> str | None:
+        """The finish reason in the provider's word, as far as one was seen."""
 
     def feed(self, event: SseEvent) -> list[StreamToken]:
         """The tokens of one event. A terminal token, if any, is the last one."""
+        if event.event == "error":
+            return self.close(provider_error(loose(event.data)))
+        try:
+            return self._tokens(self._read(event))
+        except WireError as error:
+            return self.close(Error(error.code, error.message))
 
+    @abstractmethod
     def feed_block(self, block: bytes) -> list[StreamToken] | None:
         """The tokens of a block of whole events in the plain form, else null, nothing changed."""
 
+    @abstractmethod
     def whole(self, answer: bytes) -> list[StreamToken] | None:
         """The tokens of an answer that came in one piece of JSON, null if it is none."""
 
     def close(self, error: Error | None) -> list[StreamToken]:
         """The last tokens: what was held back, then `Done`, or `error` with usage and reason."""
+        try:
+            held = self._held_back(error)
+        except WireError as limit:  # the rest of a call that is too long
+            return self.close(Error(limit.code, limit.message))
+        self.changed = True
+        usage, reason = self._seen.usage, self.reason
+        if error is None:
+            return [*held, self._done()]
+        return [*held, msgspec.structs.replace(error, usage=usage, provider_reason=reason)]
 
     def state(self) -> bytes:
-        """All that a successor needs to go on at the next block."""
+        """All that a successor needs to go on at the next block, as msgpack."""
+        self.changed = False
+        return msgspec.msgpack.encode(self._seen)
 
     def restore(self, state: bytes) -> None:
         """Take over from `state`. Raises `msgspec.MsgspecError` if it is none."""
+        self._seen = msgspec.msgpack.decode(state, type=type(self._seen))
+        self.changed = False
+
+    @abstractmethod
+    def _read(self, event: SseEvent) -> Iterable[Any]:
+        """What is in one event, for `_apply`. Raises `WireError` if it is not to be understood."""
+
+    @abstractmethod
+    def _apply(self, said: Any, tokens: list[StreamToken]) -> list[StreamToken] | None:
+        """Add what is said to `tokens`; the last ones, from `close`, if that ends the stream.
+
+        Raises `WireError` if it is not to be understood.
+        """
+
+    @abstractmethod
+    def _done(self) -> Done:
+        """The terminal token of a stream that ended well."""
+
+    def _held_back(self, error: Error | None) -> list[StreamToken]:
+        """What comes before the terminal token."""
+        return self._seen.halves.flush()
+
+    def _tokens(self, found: Iterable[Any]) -> list[StreamToken]:
+        """The tokens of all that was found, up to the first that ends the stream or is bad."""
+        tokens: list[StreamToken] = []
+        try:
+            for said in found:
+                if (last := self._apply(said, tokens)) is not None:
+                    return tokens + last
+        except WireError as error:
+            tokens += self.close(Error(error.code, error.message))
+        return tokens
+
+    def _ended(self, tokens: list[StreamToken]) -> list[StreamToken]:
+        """`tokens`, and the last ones unless they are there already."""
+        ended = bool(tokens) and isinstance(tokens[-1], Done | Error)
+        return tokens if ended else tokens + self.close(None)
+
+    def _joined(self, kind: str, text: Any, index: int = 0) -> str:
+        """`text`, if it is some, with the half that waited for it; see `surrogates.Halves`."""
+        if not isinstance(text, str):
+            return ""
+        if text.isascii() and not self._seen.halves.held:
+            return text
+        before = self._seen.halves.held.copy()
+        joined = self._seen.halves.join(kind, index, text)
+        self.changed |= before != self._seen.halves.held
+        return joined
+
+    def _content(
+        self, text: Any, index: int, scores: list[Logprob] | None, tokens: list[StreamToken]
+    ) -> None:
+        """A piece of visible text."""
+        content = self._joined("text", text, index)
+        if index == 0 and scores is None:
+            if content:
+                tokens.append(Text(content))
+        elif content or scores:
+            tokens.append(Delta(content, index, scores))
+
+    def _called(self, call: ToolCall | None, tokens: list[StreamToken]) -> None:
+        """A fragment of a tool call, if it says anything."""
+        if call is None:
+            return
+        arguments = self._joined(f"tool.{call.index}", call.arguments, call.choice)
+        if arguments != call.arguments:
+            call = msgspec.structs.replace(call, arguments=arguments)
+        tokens.append(call)
+
+    def _account(self, usage: Usage, tokens: list[StreamToken]) -> None:
+        """Take over counts; the first ones are a token."""
+        before = self._seen.usage
+        after = merged(before or Usage(), usage)
+        if after == (before or Usage()):
+            return
+        self._seen.usage = after
+        self.changed = True
+        if before is None:
+            tokens.append(after)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+import reprlib
+from typing import Any, Final
 
+from ringcast.providers.wire.portable import whole_text
 from ringcast.shm.tokens import FinishReason
 
 MAX_REASON_CHARS: Final = 64
@@ -63,3 +65,10 @@ _MEANING: Final[dict[str, FinishReason]] = {
 def finish_reason(provider_reason: str | None) -> FinishReason:
     """The normalised reason; what is unknown is "other", and the raw word stays beside it."""
     return _MEANING.get(provider_reason or "", "other")
+
+
+def reason_word(said: Any) -> str | None:
+    """What a provider gives for its reason as a short word; null and empty text are none."""
+    if said is None or said == "":
+        return None
+    return whole_text(said if isinstance(said, str) else reprlib.repr(said))[:MAX_REASON_CHARS]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from ringcast.providers.wire.payload import decode_lines
 from ringcast.shm.tokens import Usage
 
 T = TypeVar("T")
@@ -16,7 +17,6 @@ _Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None
 
 _START: Final = b"data: "
 _ENDS: Final = (b"\r\n\r\n", b"\n\n")
-_UNDECODABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, MemoryError)
 
 
 class PlainUsage(msgspec.Struct, gc=False, rename="camel"):
@@ -130,8 +130,4 @@ def chunks(decoder: msgspec.json.Decoder[T], block: bytes) -> list[T] | None:
     lines = b"\n".join(parts)
     if lines.count(b"\n") >= len(parts) or b"\r" in lines:
         return None
-    try:
-        found = decoder.decode_lines(lines)
-    except _UNDECODABLE:
-        return None
-    return found if len(found) == len(parts) else None
+    return decode_lines(decoder, lines, len(parts))

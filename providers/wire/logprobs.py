@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ringcast.providers.wire.numbers import real, whole
+from ringcast.providers.wire.portable import whole_text
 from ringcast.shm.tokens import Logprob
 
 MAX_ENTRIES: Final = 65_536
@@ -40,6 +41,28 @@ def legacy_logprobs(value: Any) -> list[Logprob] | None:
         return None
 
 
+def gemini_logprobs(result: dict[str, Any]) -> list[Logprob] | None:
+    """From `{chosenCandidates: […], topCandidates: [{candidates: […]}]}`; null if unreadable.
+
+    https://ai.google.dev/api/generate-content#LogprobsResult
+    """
+    try:
+        chosen = [_candidate(one) for one in result.get("chosenCandidates") or ()]
+        tops = [top.get("candidates") or () for top in result.get("topCandidates") or ()]
+        tops += [()] * (len(chosen) - len(tops))
+        entries = [
+            entry | {"top_logprobs": [_candidate(one) for one in top]}
+            for entry, top in zip(chosen, tops, strict=False)
+        ]
+    except (AttributeError, TypeError):
+        return None
+    return openai_logprobs(entries)
+
+
+def _candidate(candidate: dict[str, Any]) -> dict[str, Any]:
+    return {"token": candidate.get("token"), "logprob": candidate.get("logProbability")}
+
+
 def _entry(entry: Any) -> Logprob:
     top = [(_string(t["token"]), _score(t["logprob"])) for t in entry.get("top_logprobs") or ()]
     raw = entry.get("bytes")
@@ -54,7 +77,7 @@ def _top_map(top: Any) -> list[tuple[str, float]]:
 def _string(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("a token must be text")
-    return value
+    return whole_text(value)
 
 
 def _score(value: Any) -> float:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from typing import Any, Final
+
+from ringcast.providers.wire.payload import bad_event
 
 _MAX: Final = 2**63 - 1  # what msgpack and every client can hold
 
@@ -13,10 +16,23 @@ def whole(value: Any) -> int | None:
     if type(value) is int:
         return value if -_MAX <= value <= _MAX else None
     if isinstance(value, float):
-        return int(value) if math.isfinite(value) and value == int(value) else None
+        if not math.isfinite(value) or value != int(value):
+            return None
+        return whole(int(value))
     if isinstance(value, str) and len(value) < 19 and value.isascii() and value.isdigit():
         return int(value)
     return None
+
+
+def position(value: Any, what: str, limit: int, missing: int = 0) -> int:
+    """An index from 0 to `limit` - 1, `missing` for null.
+
+    Raises `WireError` (bad_event), which says `what` it is an index of, for anything else.
+    """
+    index = missing if value is None else whole(value)
+    if index is None or not 0 <= index < limit:
+        raise bad_event(f"{what} index out of range, 0 to {limit - 1}", reprlib.repr(value))
+    return index
 
 
 def real(value: Any) -> float | None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from ringcast.providers.wire.payload import bad_event
+from ringcast.providers.wire.portable import HALF, whole_text
 from ringcast.providers.wire.tool_calls import argument_text
 
 MAX_DEPTH: Final = 64
@@ -25,7 +26,6 @@ _STEP: Final = re.compile(
     r"""\.(?P<name>[^.\[\]]+)|\[(?P<index>\d{1,9})\]|\[(?P<quoted>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\]"""
 )
 _ESCAPED: Final = re.compile(r"""\\'|\\.|\"""", re.DOTALL)
-_LONE: Final = re.compile("[\ud800-\udfff]")
 
 
 class PartialArguments(msgspec.Struct, array_like=True):
@@ -115,7 +115,7 @@ def json_text(value: Any, *, quoted: bool = False) -> str:
     Raises `WireError` (bad_event) for one nested too deeply.
     """
     text = json.dumps(value, ensure_ascii=False) if quoted else argument_text(value) or "null"
-    return _LONE.sub(_escape, text)
+    return HALF.sub(_escape, text)
 
 
 def _inside(text: str) -> str:
@@ -154,7 +154,7 @@ def _unquoted(name: str, path: str) -> str:
     """The key in a quoted step, whose escapes are JSON's and one for the single quote."""
     text = _ESCAPED.sub(lambda found: _REQUOTED.get(found[0], found[0]), name[1:-1])
     try:
-        return str(json.loads(f'"{text}"', strict=False))
+        return whole_text(json.loads(f'"{text}"', strict=False))
     except ValueError:
         raise bad_event("no path of a tool call's argument", path) from None
 

@@ -1,7 +1,9 @@
 """One event's JSON: decoded strictly by msgspec, and once more by the letter of JSON.parse.
 
 The second look is for what a browser accepts and msgspec does not: halves of a surrogate pair
-(a gateway cut an emoji in two) and integers of thousands of digits, which become null.
+(a gateway cut an emoji in two) and integers of thousands of digits, which become null. The halves
+are left only where the other one may follow; big integers are left, as the first look leaves them,
+to `numbers` and, in what is handed on as it came, to `portable`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import msgspec
 
 from ringcast.errors import Code
+from ringcast.providers.wire.portable import whole_text
 from ringcast.providers.wire.printable import printable
 from ringcast.providers.wire.sse import WireError
 
@@ -23,6 +26,13 @@ MAX_INTEGER_DIGITS: Final = 300
 _SHOWN_CHARS: Final = 80
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _BAD: Final = (msgspec.MsgspecError, ValueError, RecursionError, MemoryError)
+_DELTAS: Final = frozenset(
+    {
+        *("completion", "content", "delta", "partial_json", "refusal", "stringValue", "text"),
+        *("reasoning", "reasoning_content", "summary", "thinking"),
+    }
+)
+_ARGUMENTS: Final = frozenset({"args", "arguments", "input"})
 
 
 def decode(decoder: msgspec.json.Decoder[T], data: str | bytes) -> T:
@@ -35,6 +45,18 @@ def decode(decoder: msgspec.json.Decoder[T], data: str | bytes) -> T:
         return _second_look(decoder.type, data, str(error))
 
 
+def decode_lines(decoder: msgspec.json.Decoder[T], lines: bytes, count: int) -> list[T] | None:
+    """The objects on `count` lines, null unless all of them are of `decoder`'s type at first look.
+
+    With as many objects as lines, every line is one object if no JSON text has a line end inside.
+    """
+    try:
+        objects = decoder.decode_lines(lines)
+    except _BAD:
+        return None
+    return objects if len(objects) == count else None
+
+
 def is_json(data: str) -> bool:
     """Whether `data` is one complete JSON text."""
     try:
@@ -42,6 +64,14 @@ def is_json(data: str) -> bool:
     except WireError:
         return False
     return True
+
+
+def parsed(data: bytes) -> Any:
+    """The JSON in `data`, null if it is none."""
+    try:
+        return decode(_ANY, data)
+    except WireError:
+        return None
 
 
 def loose(data: str) -> Any:
@@ -63,7 +93,7 @@ def convert(value: Any, into: type[T]) -> T:
     """Plain values as `into`. Raises `WireError` with code `bad_event`."""
     try:
         return msgspec.convert(value, into)
-    except msgspec.ValidationError as error:
+    except _BAD as error:
         raise bad_event(str(error), "") from None
 
 
@@ -75,9 +105,24 @@ def _second_look(into: type[T], data: str | bytes, why: str) -> T:
         value = json.loads(
             text, parse_int=_integer, parse_float=_finite, parse_constant=_no_constant
         )
-        return msgspec.convert(value, into)
+        return msgspec.convert(_but_for_deltas(value), into)
     except _BAD:
         raise bad_event(why, data) from None
+
+
+def _but_for_deltas(value: Any, field: str = "") -> Any:
+    """A copy of `value` with whole text, but in the fields whose strings `surrogates.Halves` joins.
+
+    The arguments of tools, which are told as JSON text, are left as they are too.
+    """
+    if isinstance(value, str):
+        return value if field in _DELTAS else whole_text(value)
+    if isinstance(value, dict):
+        return {
+            whole_text(key): item if key in _ARGUMENTS else _but_for_deltas(item, key)
+            for key, item in value.items()
+        }
+    return [_but_for_deltas(item) for item in value] if isinstance(value, list) else value
 
 
 def _integer(digits: str) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ringcast.providers.wire.numbers import whole
+from ringcast.providers.wire.portable import portable, string
 from ringcast.shm.tokens import Reasoning
 
 _TEXT: Final = {"reasoning.text": "text", "reasoning.summary": "summary"}
@@ -31,18 +32,14 @@ def openai_reasoning(content: Any, reasoning: Any, details: Any, index: int) -> 
 
 def _detail(detail: dict[str, Any], index: int, *, told: bool) -> Reasoning | None:
     kind = detail.get("type")
-    text = "" if told else _string(detail.get(_TEXT.get(kind, ""))) if isinstance(kind, str) else ""
-    signature = _string(detail.get("signature")) or None
-    encrypted = _string(detail.get("data")) or None
+    said = detail.get(_TEXT.get(kind, "")) if isinstance(kind, str) and not told else None
+    text = said if isinstance(said, str) else ""
+    signature, encrypted = string(detail.get("signature")), string(detail.get("data"))
     if not (text or signature or encrypted):
         return None
     about = None
     if signature or encrypted:
         keys = ("type", "id", "format", "index")
-        about = {key: detail[key] for key in keys if detail.get(key) is not None}
+        about = {key: portable(detail[key]) for key in keys if detail.get(key) is not None}
     block = whole(detail.get("index")) or 0
     return Reasoning(text, index, block, signature, encrypted, about)
-
-
-def _string(value: Any) -> str:
-    return value if isinstance(value, str) else ""

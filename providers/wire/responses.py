@@ -16,10 +16,12 @@ import msgspec
 from ringcast.errors import Code
 from ringcast.providers.wire.answer import provider_error
 from ringcast.providers.wire.citations import openai_citation
-from ringcast.providers.wire.finish import MAX_REASON_CHARS, finish_reason
+from ringcast.providers.wire.dialect import Dialect, Memory
+from ringcast.providers.wire.finish import MAX_REASON_CHARS, finish_reason, reason_word
 from ringcast.providers.wire.logprobs import openai_logprobs
-from ringcast.providers.wire.numbers import whole
-from ringcast.providers.wire.payload import bad_event, convert, decode, loose
+from ringcast.providers.wire.numbers import position, whole
+from ringcast.providers.wire.payload import convert, decode
+from ringcast.providers.wire.portable import string
 from ringcast.providers.wire.responses_event import (
     Answer,
     Event,
@@ -30,12 +32,10 @@ from ringcast.providers.wire.responses_event import (
     text_deltas,
 )
 from ringcast.providers.wire.sse import SseEvent, WireError
-from ringcast.providers.wire.surrogates import Halves
 from ringcast.providers.wire.tool_calls import ToolCalls
 from ringcast.providers.wire.usage import responses_usage
 from ringcast.shm.records import Cursor
 from ringcast.shm.tokens import (
-    Delta,
     Done,
     Error,
     Logprob,
@@ -43,9 +43,10 @@ from ringcast.shm.tokens import (
     Refusal,
     StreamToken,
     Text,
-    ToolCall,
     Usage,
 )
+
+MAX_ITEMS: Final = 2**63
 
 _CALLS: Final = ("function_call", "custom_tool_call")
 _UNDER_WAY: Final = ("queued", "in_progress")
@@ -60,35 +61,29 @@ _event: Final = msgspec.json.Decoder(Event)
 _whole: Final = msgspec.json.Decoder(WholeAnswer)
 
 
-class _Memory(msgspec.Struct, array_like=True):
-    """What must survive a hand-over."""
-
-    id: str | None = None
-    model: str | None = None
-    usage: Usage | None = None
-    reason: str | None = None
+class _Memory(Memory, array_like=True):
+    said: str | None = None  # the reason
     # The last sequence_number of a background response, -1 before the first; null once it has
     # ended, and for all other responses, of which nothing can be asked for again.
     after: int | None = None
     tools: ToolCalls = msgspec.field(default_factory=ToolCalls)
-    halves: Halves = msgspec.field(default_factory=Halves)
 
 
-_memory: Final = msgspec.msgpack.Decoder(_Memory)
-
-
-class Responses:
-    """Decodes the events of `POST /v1/responses`. See `dialect.Dialect`."""
+class Responses(Dialect[_Memory]):
+    """Decodes the events of `POST /v1/responses`."""
 
     def __init__(self) -> None:
-        self.changed = True
-        self.oddities = 0
-        self._seen = _Memory()
+        super().__init__(_Memory)
 
     @property
     def complete(self) -> bool:
         """Whether the event that ends the answer was seen; `[DONE]` comes from OpenRouter only."""
-        return self._seen.reason is not None
+        return self._seen.said is not None
+
+    @property
+    def reason(self) -> str | None:
+        """The status at the end, with what made it incomplete."""
+        return self._seen.said
 
     @property
     def cursor(self) -> Cursor | None:
@@ -100,25 +95,6 @@ class Responses:
         if id is None or after is None:
             return None
         return Cursor(id, str(after) if after >= 0 else "")
-
-    def feed(self, event: SseEvent) -> list[StreamToken]:
-        """The tokens of one event; the payload's type rules, else the `event:` line's."""
-        if event.event == "error":
-            return self._failed(event.data)
-        try:
-            payload = decode(_event, event.data)
-            if payload.type == "error" or payload.error is not None:
-                return self._failed(event.data)
-            number = whole(payload.sequence_number)
-            if self._is_repeated(number):
-                self.oddities += 1
-                return []
-            tokens = self._tokens(payload.type or event.event, payload)
-        except WireError as error:
-            return self.close(Error(error.code, error.message))
-        if number is not None and self._seen.after is not None:
-            self._seen.after, self.changed = number, True
-        return tokens
 
     def feed_block(self, block: bytes) -> list[StreamToken] | None:
         """Plain form: text deltas only, each `data: {…}` with or without its `event:` line."""
@@ -140,37 +116,44 @@ class Responses:
                 self._item(index, item, tokens)
         except WireError:
             return None
-        return tokens + self._end(_string(response.status), response)
+        return tokens + self._end(string(response.status), response)
 
     def close(self, error: Error | None) -> list[StreamToken]:
-        """What was held back, then the terminal token with what is known."""
+        """Whatever ends it: from now on nothing more can be asked for."""
+        self._seen.after = None
+        return super().close(error)
+
+    def _done(self) -> Done:
         seen = self._seen
-        held = seen.halves.flush()
-        seen.after = None
-        self.changed = True
-        if error is not None:
-            ended = msgspec.structs.replace(error, usage=seen.usage, provider_reason=seen.reason)
-            return [*held, ended]
         # That tools are to be called is no status of a response.
-        called = seen.reason == "completed" and seen.tools.calls
-        done = Done(
-            "tool_calls" if called else finish_reason(seen.reason),
-            seen.reason,
+        called = seen.said == "completed" and seen.tools.calls
+        return Done(
+            "tool_calls" if called else finish_reason(seen.said),
+            seen.said,
             usage=seen.usage,
             id=seen.id,
             model=seen.model,
         )
-        return [*held, done]
 
-    def state(self) -> bytes:
-        """The memory as msgpack, about a hundred bytes."""
-        self.changed = False
-        return msgspec.msgpack.encode(self._seen)
+    def _read(self, event: SseEvent) -> list[Event]:
+        """The payload's type rules, else the `event:` line's."""
+        payload = decode(_event, event.data)
+        if payload.error is None:
+            payload.type = payload.type or event.event
+        return [payload]
 
-    def restore(self, state: bytes) -> None:
-        """Go on from `state`. Raises `msgspec.MsgspecError` if it is none."""
-        self._seen = _memory.decode(state)
-        self.changed = False
+    def _apply(self, event: Event, tokens: list[StreamToken]) -> list[StreamToken] | None:
+        if event.type == "error" or event.error is not None:
+            said = {"error": event.error, "message": event.message}
+            return self.close(provider_error(said | {"type": event.type, "code": event.code}))
+        number = whole(event.sequence_number)
+        if self._is_repeated(number):
+            self.oddities += 1
+            return None
+        last = self._tell(event, tokens)
+        if number is not None and self._seen.after is not None:
+            self._seen.after, self.changed = number, True
+        return last
 
     def _is_repeated(self, number: int | None) -> bool:
         after = self._seen.after
@@ -186,9 +169,9 @@ class Responses:
         self._seen.after, self.changed = after, True
         return True
 
-    def _tokens(self, kind: Any, event: Event) -> list[StreamToken]:
-        tokens: list[StreamToken] = []
-        match kind:
+    def _tell(self, event: Event, tokens: list[StreamToken]) -> list[StreamToken] | None:
+        """Add what the event says; the last tokens if it ends the stream."""
+        match kind := event.type:
             case "response.output_text.delta":
                 self._text(event.delta, event.logprobs, tokens)
             case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta":
@@ -220,15 +203,10 @@ class Responses:
                 return self._end(word, event.response or Answer())
             case _:
                 self.oddities += not (isinstance(kind, str) and _SILENT.fullmatch(kind))
-        return tokens
+        return None
 
     def _text(self, text: Any, logprobs: Any, tokens: list[StreamToken]) -> None:
-        text = self._joined("text", text)
-        scores = self._scores(logprobs) if logprobs else None
-        if scores is not None:
-            tokens.append(Delta(text, 0, scores))
-        elif text:
-            tokens.append(Text(text))
+        self._content(text, 0, self._scores(logprobs) if logprobs else None, tokens)
 
     def _scores(self, logprobs: Any) -> list[Logprob] | None:
         scores = openai_logprobs(logprobs)
@@ -251,16 +229,16 @@ class Responses:
         """A call begins; its item's own id is for servers that send no other, or a new one each."""
         if item.type in _CALLS:
             known = index in self._seen.tools.by_index
-            id = _string(item.call_id) or (None if known else _string(item.id))
-            self._call(index, tokens, id, _string(item.name))
+            id = string(item.call_id) or (None if known else string(item.id))
+            self._call(index, tokens, id, string(item.name))
 
     def _item(self, index: int, item: Item, tokens: list[StreamToken]) -> None:
         """What only the finished item tells: sealed reasoning, and calls that had no deltas."""
         if item.type in _CALLS:
             self._begin(index, item, tokens)
             self._rest(index, item, tokens)
-        elif item.type == "reasoning" and (sealed := _string(item.encrypted_content)):
-            about = {"type": item.type, "id": _string(item.id), "format": _string(item.format)}
+        elif item.type == "reasoning" and (sealed := string(item.encrypted_content)):
+            about = {"type": item.type, "id": string(item.id), "format": string(item.format)}
             detail = {key: value for key, value in about.items() if value is not None}
             tokens.append(Reasoning("", block=index, encrypted=sealed, detail=detail))
 
@@ -288,14 +266,12 @@ class Responses:
         arguments: Any = None,
     ) -> None:
         tools = self._seen.tools
-        call = tools.piece(index, id, name, arguments, 0)
-        if call is None:
+        if (call := tools.piece(index, id, name, arguments, 0)) is None:
             return
         # That there are arguments must be known at `.done`: the first ones make a checkpoint.
         first = tools.calls[call.index].size == len(call.arguments)
         self.changed |= first or call.id is not None or call.name is not None
-        text = self._joined(f"tool.{call.index}", call.arguments)
-        tokens.append(ToolCall(call.index, call.id, call.name, text))
+        self._called(call, tokens)
 
     def _rest(self, index: int, end: Event | Item, tokens: list[StreamToken]) -> None:
         """The arguments that the `end` of a call repeats: news only where no delta told them."""
@@ -307,8 +283,8 @@ class Responses:
 
     def _introduce(self, response: Answer) -> None:
         seen = self._seen
-        seen.id = seen.id or _string(response.id)
-        seen.model = seen.model or _string(response.model)
+        seen.id = seen.id or string(response.id)
+        seen.model = seen.model or string(response.model)
         if response.background is True and seen.after is None:
             seen.after = -1
         self.changed = True
@@ -317,32 +293,15 @@ class Responses:
         """The last tokens; `word` is how the event says that the response ended."""
         seen = self._seen
         self._introduce(response)
-        reason = _string(response.status) or word
+        reason = string(response.status) or word
         details = response.incomplete_details
         if reason == "incomplete" and isinstance(details, dict) and (why := details.get("reason")):
-            reason = f"incomplete:{why}"
-        seen.reason = _string((reason or "")[:MAX_REASON_CHARS])
+            reason = f"incomplete:{reason_word(why)}"
+        seen.said = string((reason or "")[:MAX_REASON_CHARS])
         usage = responses_usage(response.usage) if isinstance(response.usage, dict) else Usage()
         seen.usage = None if usage == Usage() else usage
         counted: list[StreamToken] = [] if seen.usage is None else [seen.usage]
         return counted + self.close(_fault(word, response))
-
-    def _failed(self, data: str) -> list[StreamToken]:
-        """An error event, `{"error": {…}}` or flat, whose own type says only that it is one."""
-        said = loose(data)
-        if isinstance(said, dict) and said.get("type") == "error":
-            del said["type"]
-        return self.close(provider_error(said))
-
-    def _joined(self, kind: str, text: Any) -> str:
-        if not isinstance(text, str):
-            return ""
-        if text.isascii() and not self._seen.halves.held:
-            return text
-        before = self._seen.halves.held.copy()
-        joined = self._seen.halves.join(kind, 0, text)
-        self.changed |= before != self._seen.halves.held
-        return joined
 
 
 def _fault(word: str | None, response: Answer) -> Error | None:
@@ -364,15 +323,4 @@ def _parts(value: Any) -> list[Part]:
 
 
 def _position(value: Any) -> int:
-    """An output index; a missing one is 0. Raises `WireError` if it is no number from 0 on."""
-    index = 0 if value is None else whole(value)
-    if index is None or index < 0:
-        raise bad_event("output index out of range", repr(value))
-    return index
-
-
-def _string(value: Any) -> str | None:
-    """Text that can be handed on, with U+FFFD for halves of a surrogate pair; null if none."""
-    if not isinstance(value, str) or not value:
-        return None
-    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return position(value, "output", MAX_ITEMS)

@@ -84,6 +84,8 @@ class Event(msgspec.Struct, gc=False):
     item: Item | None = None
     response: Answer | None = None
     error: Any = None
+    message: Any = None
+    code: Any = None
 
 
 _plain: Final = msgspec.json.Decoder(PlainTextDelta)

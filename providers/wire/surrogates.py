@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
 import msgspec
 
+from ringcast.providers.wire.portable import HALF, whole_text
 from ringcast.shm.tokens import (
     Delta,
     FunctionCall,
@@ -16,8 +14,6 @@ from ringcast.shm.tokens import (
     Text,
     ToolCall,
 )
-
-_LONE: Final = re.compile("[\ud800-\udfff]")
 
 
 class Halves(msgspec.Struct, array_like=True):
@@ -35,12 +31,12 @@ class Halves(msgspec.Struct, array_like=True):
             return text
         if before := self.held.pop(key, 0):
             text = chr(before) + text
-        if not _LONE.search(text):
+        if not HALF.search(text):
             return text
         if "\ud800" <= text[-1] <= "\udbff":
             self.held[key] = ord(text[-1])
             text = text[:-1]
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return whole_text(text)
 
     def flush(self) -> list[StreamToken]:
         """One U+FFFD for every half that never met its other one."""

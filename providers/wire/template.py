@@ -14,6 +14,8 @@ from typing import Final
 
 import msgspec
 
+from ringcast.shm.tokens import StreamToken, Text
+
 _STRING_REST: Final = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*')
 _PROBE: Final = "ringcast probe"
 _string: Final = msgspec.json.Decoder(str)
@@ -32,11 +34,11 @@ class Template:
 
     @classmethod
     def learn(
-        cls, event: bytes, slot: re.Pattern[bytes], read: Callable[[bytes], str | None]
+        cls, event: bytes, slot: re.Pattern[bytes], read: Callable[[bytes], list[str] | None]
     ) -> Template | None:
         """The template of `event`, whose text begins after the one match of `slot`.
 
-        `read` decodes an event of the template to its text, or null. That it finds a probe put
+        `read` decodes a block to its texts, or null. That it finds nothing but a probe put
         into the slot proves that the text is read from there and nowhere else.
         """
         found = list(slot.finditer(event))
@@ -45,7 +47,8 @@ class Template:
         start = found[0].end()
         rest = _STRING_REST.match(event, start)
         prefix, suffix = event[:start], event[rest.end() if rest else start :]
-        return cls(prefix, suffix) if read(prefix + _PROBE.encode() + suffix) == _PROBE else None
+        probed = prefix + _PROBE.encode() + suffix
+        return cls(prefix, suffix) if read(probed) == [_PROBE] else None
 
     def texts(self, block: bytes) -> list[str] | None:
         """The texts of a block of whole events, null if one is not of this template."""
@@ -84,20 +87,33 @@ class Learner:
     A stream without a template costs one attempt at its 1st, 2nd, 4th, 8th, … block.
     """
 
-    def __init__(self, slot: re.Pattern[bytes], read: Callable[[bytes], str | None]) -> None:
+    def __init__(self, slot: re.Pattern[bytes], read: Callable[[bytes], list[str] | None]) -> None:
+        """`read` decodes a block to its texts, or null if it has other things to say.
+
+        It must not be bound to whatever holds this, or an ended stream waits for the collector.
+        """
         self._slot = slot
         self._read = read
         self._template: Template | None = None
         self._misses = 0
+        self._expected = True  # a guess from the block before; never part of a state
+
+    def expect(self, tokens: list[StreamToken]) -> None:
+        """Guess, from the tokens of a block with other things, whether the next one is plain."""
+        self._expected = bool(tokens) and type(tokens[-1]) is Text
 
     def texts(self, block: bytes) -> list[str] | None:
-        """The texts of a block that fits the template, else null."""
-        if self._template is None or (texts := self._template.texts(block)) is None:
+        """The texts of a block that has nothing else, null if it has or is not expected to."""
+        if not self._expected:
             return None
-        self._misses = 0
+        if self._template is not None and (texts := self._template.texts(block)) is not None:
+            self._misses = 0
+            return texts
+        if (texts := self._read(block)) is not None:
+            self._missed(block)
         return texts
 
-    def missed(self, block: bytes) -> None:
+    def _missed(self, block: bytes) -> None:
         """Look at a block that turned out to be plain but did not fit."""
         self._misses += 1
         if self._misses & (self._misses - 1) == 0:

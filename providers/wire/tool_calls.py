@@ -13,6 +13,7 @@ import msgspec
 
 from ringcast.errors import Code
 from ringcast.providers.wire.numbers import whole
+from ringcast.providers.wire.portable import string
 from ringcast.providers.wire.sse import WireError
 from ringcast.shm.tokens import ToolCall
 
@@ -41,8 +42,8 @@ class ToolCalls(msgspec.Struct, array_like=True):
 
         Raises `WireError`: a negative index, too many calls, or arguments too long.
         """
-        id = id if isinstance(id, str) and id else None
-        name = name[:MAX_NAME_CHARS] if isinstance(name, str) and name else None
+        id, name = string(id), string(name)
+        name = name and name[:MAX_NAME_CHARS]
         text = argument_text(arguments)
         known = len(self.calls)
         ours = self._ours(whole(index), id, name)

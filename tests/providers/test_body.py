@@ -344,6 +344,17 @@ def test_http_errors_never_raise(status: int, body: bytes, content_type: str) ->
             Code.CONTEXT_LENGTH,
             False,
         ),
+        *(
+            (400, {"error": {"message": message}}, Code.CONTEXT_LENGTH, False)
+            for message in (
+                "The input token count (2) exceeds the maximum number of tokens allowed (1).",
+                "the input token count is 2 but model only supports up to 1",
+                "input length and `max_tokens` exceed context limit: 2 + 1 > 2",
+                "This model's maximum prompt length is 1 but the request contains 2 tokens.",
+                "Please reduce the length of the messages or completion.",
+                "Prompt contains 2 tokens, too large for model with 1 maximum context length",
+            )
+        ),
         (400, {"code": "x", "error": "Incorrect API key provided: xa***"}, Code.AUTH, False),
         (400, {"error": {"message": "x", "code": "content_filter"}}, Code.BAD_REQUEST, False),
         (401, {"error": {"message": "x"}}, Code.AUTH, False),
@@ -368,6 +379,36 @@ def test_http_errors(status: int, body: Any, expected: Code, retryable: bool) ->
     data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
     error = http_error(status, data)
     assert (error.code, error.retryable, error.status) == (expected, retryable, status)
+
+
+RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
+
+
+@pytest.mark.parametrize(
+    ("details", "expected"),
+    [
+        ([{"@type": "x"}, {"@type": RETRY_INFO, "retryDelay": "48.9s"}], 48.9),
+        ([{"@type": RETRY_INFO, "retryDelay": "48s"}], 48.0),
+        ([{"@type": RETRY_INFO, "retryDelay": "0.000000001s"}], 1e-9),
+        ([{"@type": RETRY_INFO, "retryDelay": "-1s"}], None),
+        ([{"@type": RETRY_INFO, "retryDelay": "nans"}], None),
+        ([{"@type": RETRY_INFO, "retryDelay": "1" * 400 + "s"}], None),
+        ([{"@type": RETRY_INFO, "retryDelay": {"seconds": 5}}], None),
+        ([{"@type": [], "retryDelay": "5s"}, 5, None], None),
+        ({"@type": RETRY_INFO, "retryDelay": "5s"}, None),
+        ("5s", None),
+    ],
+    ids=str,
+)
+def test_googles_retry_info(details: Any, expected: float | None) -> None:
+    payload = {"error": {"code": 429, "message": "m", "status": "S", "details": details}}
+    for said in (payload, [payload]):
+        data = json.dumps(said).encode()
+        assert http_error(429, data).retry_after_s == expected
+        assert http_error(429, data, retry_after_s=7.0).retry_after_s == 7.0
+    late = decode("generate", [b"data: " + json.dumps(payload).encode() + b"\n\n"])[-1]
+    assert isinstance(late, Error)
+    assert late.retry_after_s == expected
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.hostile import HOSTILE, check, fed, paths, put
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ringcast.errors import Code
 from ringcast.providers.wire.body import Body, Ending, open_body
@@ -273,3 +276,27 @@ def test_the_parser_meets_nothing_unknown(row: dict[str, str]) -> None:
     parser.parse_chunk(body(row))
     assert parser.replaced == 0
     assert parser.unknown_fields == (row["file"] == "local/llamabox-error-field.sse")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(STREAMS or [{}]),
+    st.integers(0),
+    st.integers(0),
+    st.sampled_from(list(HOSTILE)),
+)
+def test_a_hostile_value_anywhere_in_a_recording(
+    row: dict[str, str], number: int, place: int, hostile: str
+) -> None:
+    """One place in one JSON text of a stream; a prime number of events makes a block."""
+    lines = body(row).splitlines(keepends=True)
+    said = [at for at, line in enumerate(lines) if line.startswith(b"data: {")]
+    at = said[number % len(said)]
+    event = json.loads(lines[at][len("data: ") :])
+    places = list(paths(event))
+    lines[at] = f"data: {put(event, places[place % len(places)], HOSTILE[hostile])}\n".encode()
+    framer = SseFramer()
+    blocks = filter(
+        None, (framer.feed(b"".join(lines[n : n + 7])) for n in range(0, len(lines), 7))
+    )
+    check(fed(api(row), list(blocks), framer.rest()))

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringcast.errors import Code
+from ringcast.providers.wire import tool_calls
 from ringcast.providers.wire.body import Body, Ending, open_body
 from ringcast.providers.wire.partial_arguments import PartialArguments
 from ringcast.providers.wire.sse import WireError
@@ -153,6 +154,14 @@ def test_arguments_are_written_as_json_stringify_does() -> None:
     found = decode("generate", [half])
     assert found[0] == ToolCall(0, None, "f", '{"a":"\\ud83d"}')
     msgspec.msgpack.encode(found)
+
+
+def test_a_call_whose_end_is_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool_calls, "MAX_ARGUMENT_CHARS", len('{"a":'))
+    found = tokens(call(name="f", **piece("$.a", numberValue=1)), STOP)
+    assert found[:-1] == [ToolCall(0, None, "f"), ToolCall(0, arguments='{"a":')]
+    assert isinstance(found[-1], Error)
+    assert (found[-1].code, found[-1].provider_reason) == (Code.TOOL_ARGS_LIMIT, "STOP")
 
 
 def piece(path: str, more: bool = True, **value: Any) -> Json:

@@ -590,8 +590,10 @@ def test_template_is_learned_and_used() -> None:
         assert body.feed(event) == [Text("word")]
     dialect = body._dialect
     assert isinstance(dialect, Chat)
-    assert dialect._learner.texts(event * 3) == ["word"] * 3
-    assert dialect._learner.texts(event.replace(b"c1", b"c2")) is None
+    template = dialect._learner._template
+    assert template is not None
+    assert template.texts(event * 3) == ["word"] * 3
+    assert template.texts(event.replace(b"c1", b"c2")) is None
 
 
 def test_plain_text_never_meets_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
