@@ -370,6 +370,9 @@ class Client:
                 reader._feed(reader._next, [Error(Code.INTERRUPTED, text, retryable=True)])
             else:
                 reader._fail(error)
+                if isinstance(reader._request, protocol.Open):  # asked twice, maybe: let it be
+                    self._send(protocol.Detach(frame.handle))
+                    self._send(protocol.Cancel(reader._request.stream))
             self._drop(frame.handle)
         elif frame.code == Code.HELLO_FIRST:
             if not self._greeting:

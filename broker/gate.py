@@ -1,19 +1,25 @@
-"""The gate: lets only our own user's processes connect (ZAP, ZeroMQ RFC 27).
+"""The gate: who may connect, how many at once, and how often each of them may do something.
 
-On an ipc socket libzmq gives the peer's kernel credentials as `localhost:uid:gid:pid`, also
-without any security mechanism. Systems that give none are guarded by the run directory.
+ZAP is ZeroMQ RFC 27. On an ipc socket libzmq gives the peer's kernel credentials as
+`localhost:uid:gid:pid`, also without any security mechanism. Systems that give none are
+guarded by the run directory.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Final
 
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
+from ringcast import rundir
 from ringcast.sockets import Message, Socket
 
 DOMAIN: Final = b"ringcast"  # sockets with this zap_domain are asked about here
+WINDOW_S: Final = 1.0
 
 
 class Gate:
@@ -36,6 +42,75 @@ class Gate:
     def close(self) -> None:
         """Stop answering."""
         self._socket.close()
+
+
+class Door:
+    """Shut to newcomers while too many are connected.
+
+    libzmq 4.3.5 aborts its process when it accepts an ipc connection and no descriptor is
+    left (ipc_listener.cpp, `accept`): it must never come to that. An unbind would end all
+    connections as well, so the socket's file is moved out of the way instead.
+    """
+
+    def __init__(self, router: zmq.Socket[bytes], path: Path, rooms: int) -> None:
+        """Watch `router`, to be bound to `path`: shut at `rooms` connections, open at 3/4."""
+        self._rooms = rooms
+        self._path = path
+        self._away = path.with_name(rundir.SHUT)
+        self._away.unlink(missing_ok=True)  # of one that died meanwhile
+        self._inside: set[int] = set()  # by descriptor
+        self._closed = False
+        self._router = router
+        events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+        self._monitor = Socket(router.get_monitor_socket(events), self._on_events)
+
+    def _on_events(self, messages: list[Message]) -> None:
+        for parts in messages:
+            said = parse_monitor_message(parts)
+            if said["event"] == zmq.EVENT_ACCEPTED:
+                self._inside.add(said["value"])
+            else:
+                self._inside.discard(said["value"])
+        number = len(self._inside)
+        if not self._closed and number >= self._rooms:
+            self._closed = True
+            self._path.rename(self._away)
+            text = f"{number} connections; no more until some close, for want of descriptors"
+            print(f"ringcast: {text} (RLIMIT_NOFILE)", file=sys.stderr)
+        elif self._closed and number < self._rooms * 3 // 4:
+            self._reopen()
+
+    def _reopen(self) -> None:
+        self._closed = False
+        self._away.rename(self._path)
+
+    def close(self) -> None:
+        """Stop watching; libzmq removes the file when the router is closed."""
+        if self._closed:
+            self._reopen()
+        self._router.disable_monitor()
+        self._monitor.close()
+
+
+class Rate:
+    """How often each peer does something, in windows of a second. Pure: no clock."""
+
+    __slots__ = ("_counts", "_since", "limit")
+
+    def __init__(self, limit: int) -> None:
+        """`limit` — times a window that a peer may do it; judged by who counts."""
+        self.limit = limit
+        self._since = 0.0
+        self._counts: dict[bytes, int] = {}
+
+    def count(self, peer: bytes, now: float) -> int:
+        """Count once more for `peer` at `now` seconds; return its number in this window."""
+        if now - self._since >= WINDOW_S:
+            self._since = now
+            self._counts = {}  # so it never holds more than a window's peers
+        number = self._counts.get(peer, 0) + 1
+        self._counts[peer] = number
+        return number
 
 
 def admits(address: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
@@ -14,11 +15,20 @@ from ringcast.shm.ring import Reader, Record
 class Log:
     """The streams of one out-ring, in the order in which their bytes lie there."""
 
-    def __init__(self, reader: Reader, worker: int = 0) -> None:
-        """Index what `reader` reads from now on; `worker` writes it."""
+    def __init__(
+        self,
+        reader: Reader,
+        worker: int = 0,
+        keep: Callable[[Stream, Record], Record] | None = None,
+    ) -> None:
+        """Index what `reader` reads from now on; `worker` writes it.
+
+        `keep` moves a record out of the ring, to the heap by default.
+        """
         self.reader = reader
         self.worker = worker
-        self.moved = 0  # records that were moved to the heap
+        self.moved = 0  # records that were moved out of the ring
+        self._keep = keep or _on_heap
         self._order: deque[tuple[int, Stream | None]] = deque()
         self._held: dict[int, int] = {}  # by stream: where a payload in fragments begins
 
@@ -74,16 +84,16 @@ class Log:
         return min([position, *self._held.values()])
 
     def _give_up_oldest(self, stream: Stream) -> None:
-        """Take a stream's oldest record out of the ring: to the heap if it is wanted."""
+        """Take a stream's oldest record out of the ring, elsewhere if it is wanted."""
         index = stream.heaped
         record = stream.entries[index]
         if index or stream.wanted(record):
-            stream.entries[index] = _on_heap(record)
+            stream.entries[index] = self._keep(stream, record)
             stream.heaped += 1
             self.moved += 1
         else:
             stream.entries.popleft()
 
 
-def _on_heap(record: Record) -> Record:
+def _on_heap(stream: Stream, record: Record) -> Record:
     return msgspec.structs.replace(record, payload=memoryview(bytes(record.payload)))

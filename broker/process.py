@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import secrets
 import signal
+import sys
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -23,19 +26,22 @@ import zmq
 from ringcast import child
 from ringcast.broker import protocol
 from ringcast.broker.credit import LOOK_S, BackpressureController, Budget
-from ringcast.broker.gate import DOMAIN, Gate
+from ringcast.broker.gate import DOMAIN, Door, Gate, Rate
 from ringcast.broker.log import Log
 from ringcast.broker.protocol import Refused
 from ringcast.broker.rebuild import Rebuild
-from ringcast.broker.session import Sessions
+from ringcast.broker.session import RING_CORRUPT, Sessions
+from ringcast.broker.spill import Spill, capacity_for
 from ringcast.broker.stream import Again, Client, Stream, Subscription
 from ringcast.config import Config
-from ringcast.errors import Code, RequestError
+from ringcast.errors import Code, Fenced, RequestError, RingCorrupt
 from ringcast.providers import commands
 from ringcast.providers.request import refuse
 from ringcast.shm import counters, segment
+from ringcast.shm.ledger import Ledger
 from ringcast.shm.records import Cursor, decode_checkpoint
-from ringcast.shm.ring import Reader
+from ringcast.shm.reserve import Reserve
+from ringcast.shm.ring import Reader, hand_over
 from ringcast.shm.tokens import Error
 from ringcast.shm.wiring import Line, Wiring
 from ringcast.sockets import Message, Socket, make
@@ -51,7 +57,17 @@ RESUMES: Final = 5  # attempts to go on with one answer: 0, 0.5, 1.5, 3.5 and 7.
 RESUME_PAUSE_S: Final = 0.5
 REBUILD_S: Final = 1.0  # how long a new broker waits for a process that may be dead as well
 REBUILD_LOOK_S: Final = 0.002
+HOLD_S: Final = 5.0  # how long a request waits for a provider process
 MAX_MODEL: Final = 512  # characters; it travels in records and is shown in tables
+# What one peer may do a second. A client that takes 835,000 tokens/s in batches of 64 says
+# CREDIT 13,000 times; over twice that nobody is served any more, but the others are.
+MESSAGES: Final = 30_000
+BAD_ANSWERS: Final = 10
+FLOOD: Final = "flood"
+BACKLOG: Final = 64  # connections that wait when the door is shut, and are let in all the same
+MAX_WINDOW: Final = 16 << 20  # bytes: of one reader, and under way to a client that asks for more
+# A request over its limit is still read, up to so many times as much, to say so.
+READ_FACTOR: Final = 4
 
 
 class _Named(msgspec.Struct):
@@ -95,26 +111,46 @@ class Process:
         number = wiring.block("broker", 0)
         self._counters = counters.Block(page.memory, number, "broker", pid=os.getpid())
         self._lines: list[Line] = wiring.outs
-        self._readers = [Reader(segment.attach(line.name).memory) for line in self._lines]
-        logs = [Log(reader, worker) for worker, reader in enumerate(self._readers)]
-        self._sessions = Sessions(logs)
+        self._segments = [segment.attach(line.name) for line in self._lines]
+        self._readers = [Reader(one.memory) for one in self._segments]
+        self._condemned: set[int] = set()  # out-rings that are not read any more
+        spill_bytes = capacity_for(config.credit.budget_bytes)
+        parent = os.getppid()
+        self._spill = Spill(
+            Reserve(
+                wiring.spill,
+                spill_bytes,
+                "credit.budget_bytes",
+                pid=parent,
+                start_time=child.start_time(parent),
+            )
+        )
+        keep = self._spill.keep
+        logs = [Log(reader, worker, keep) for worker, reader in enumerate(self._readers)]
+        self._ledger = segment.attach(wiring.ledger)
+        self._sessions = Sessions(logs, Ledger(self._ledger.memory))
         self._sessions.tokens = self._counters.get(self._counters.slot("tokens_in"))
         self._providers: dict[int, commands.Ready] = {}
         credit = config.credit
         self._budget = Budget(credit.budget_bytes, credit.window_min_bytes)
         self._leases: dict[int, asyncio.TimerHandle] = {}
+        self._held: list[tuple[Client, protocol.Open, float]] = []  # since when
         self._pauses: dict[int, asyncio.TimerHandle] = {}  # streams that go on in a while
         self._slot = self._counters.get(self._counters.slot("streams"))
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
         self._gate = Gate(self._context)
-        self._control = Socket(
-            _bound(self._context, run_dir / "control.sock", sndhwm=0, rcvhwm=0), self._on_reports
-        )
+        control = _router(self._context, sndhwm=0, rcvhwm=0)
+        _bind(control, run_dir / "control.sock")
+        self._control = Socket(control, self._on_reports)
         self._clients: Socket | None = None
+        self._door: Door | None = None
+        self._messages, self._bad_answers = Rate(MESSAGES), Rate(BAD_ANSWERS)
         self._rebuild: Rebuild | None = None
+        self._asked: set[int] = set()  # provider processes that were asked to report
         self._tasks = [self._loop.create_task(self._tick())]
         if self._counters.starts > 1:
             self._rebuild = Rebuild(self._sessions, config.processes.providers, self._nameless)
+            self._rebuild.spilled(self._spill, len(self._lines))
             self._tasks.append(self._loop.create_task(self._take_over(run_dir)))
         else:
             self._let_in(run_dir)
@@ -126,12 +162,15 @@ class Process:
 
     def _let_in(self, run_dir: Path) -> None:
         """Bind the clients' socket: from now on anybody may ask for anything."""
-        router = _bound(
+        router = _router(
             self._context,
-            run_dir / "client.sock",
-            maxmsgsize=self._config.limits.max_request_bytes,
+            maxmsgsize=READ_FACTOR * self._config.limits.max_request_bytes,
             sndhwm=10_000,
+            backlog=BACKLOG,
         )
+        path = run_dir / "client.sock"
+        self._door = Door(router, path, _free_descriptors() // 2)
+        _bind(router, path)
         self._clients = Socket(router, self._on_clients)
 
     # after a predecessor's death
@@ -148,11 +187,10 @@ class Process:
         """Put the index together again, then let the clients in."""
         rebuild, deadline = self._rebuild, self._loop.time() + REBUILD_S
         assert rebuild is not None
-        asked: set[int] = set()
         while not rebuild.complete:
-            for index in rebuild.silent - asked:
-                if self._command(index, commands.Report()):  # else it has not reconnected yet
-                    asked.add(index)
+            for index in rebuild.silent - self._asked:
+                if self._command(index, commands.Report(self._counters.starts)):
+                    self._asked.add(index)  # else it has not reconnected yet
             await asyncio.sleep(REBUILD_LOOK_S if self._clients is None else TICK_S)
             if self._clients is None and self._loop.time() > deadline:
                 self._rebuilt(rebuild, run_dir)
@@ -165,8 +203,11 @@ class Process:
             self._command(stream.process, commands.Stop(stream.slot, True))
         for index in self._providers:
             self._reconcile(index)
+        live = {one.slot for ready in self._providers.values() for one in ready.live}
+        again = self._sessions.again  # of all others our predecessor knew, or `_reconcile` asks
+        again[:] = [one for one in again if one.stream.slot in live]
         for stream in self._sessions.streams.values():
-            if stream.slot not in self._leases:
+            if stream.slot not in self._leases and not stream.settled:
                 self._lease(stream)
         self._let_in(run_dir)
 
@@ -178,26 +219,62 @@ class Process:
 
     def _drain(self, number: int) -> None:
         """Read what a ring has, a turn's worth at a time, then sleep on its doorbell."""
+        if number in self._condemned:
+            return
         reader, sessions = self._readers[number], self._sessions
         reader.wake()
-        batch = reader.poll(POLL)
+        try:
+            batch = reader.poll(POLL)
+            if batch:
+                sessions.ingest(sessions.logs[number], batch)
+                self._make_room(number)
+        except (RingCorrupt, Fenced, msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._condemn(number, str(error))
+            return
         if batch:
-            sessions.ingest(sessions.logs[number], batch)
-            self._make_room(number)
             self._follow_up()
             self._flush()
         if len(batch) == POLL or not reader.sleep():
             self._loop.call_soon(self._drain, number)
+
+    def _condemn(self, number: int, why: str) -> None:
+        """Believe nothing more that an out-ring says, and have its worker replaced.
+
+        The worker finds itself fenced when it next publishes; the supervisor makes another
+        ring, and the worker's successor asks us where its streams are: see `_hand_over`.
+        """
+        self._condemned.add(number)
+        print(f"ringcast: out-ring of worker {number}: {why}", file=sys.stderr)
+        self._readers[number].corrupt(why)
+        hand_over(self._segments[number].memory, producer=True)
+        text = "shared memory was written over, and what came from it cannot be believed"
+        self._sessions.condemn(number, Error(RING_CORRUPT, text, retryable=True))
+        self._follow_up()
+        self._flush()
+
+    def _look_again(self, number: int) -> None:
+        """Attach to an out-ring anew if another is in its place."""
+        fresh = segment.attach(self._lines[number].name)
+        if fresh.inode == self._segments[number].inode:
+            fresh.close()
+            return
+        if number not in self._condemned:
+            self._condemn(number, "another ring is in its place")
+        self._segments[number], self._readers[number] = fresh, Reader(fresh.memory)
+        self._sessions.renew(Log(self._readers[number], number, self._spill.keep))
+        self._condemned.discard(number)
+        self._loop.call_soon(self._drain, number)
 
     def _follow_up(self) -> None:
         """See to what the sessions noted: readers left behind, new limits, streams that ended."""
         behind, again = self._sessions.behind, self._sessions.again
         while behind:
             self._cut(behind.pop())
-        if self._clients is None:  # our predecessor has seen to it, or `_reconcile` will
-            again.clear()
-        while again:
+        while again and self._clients is not None:
             self._go_on(again.pop())
+        while self._rebuild is not None and self._rebuild.orphans:
+            orphan = self._rebuild.orphans.pop()
+            self._command(orphan.process, commands.Abandon([(orphan.slot, orphan.worker)]))
         granted, ended = self._sessions.granted, self._sessions.ended
         if granted:
             limits: dict[int, list[tuple[int, int]]] = {}
@@ -257,8 +334,13 @@ class Process:
     # the clients
 
     def _on_clients(self, messages: list[Message]) -> None:
+        now = self._loop.time()
         for parts in messages:
             route = parts[0]
+            if (count := self._messages.count(route, now)) > MESSAGES:
+                if count == MESSAGES + 1:
+                    self._cut_off(route)
+                continue
             if len(parts) != 2:
                 self._bad(route, Code.BAD_MESSAGE, f"{len(parts) - 1} parts, expected 1")
                 continue
@@ -293,12 +375,14 @@ class Process:
                 for handle, processed in grants:
                     self._sessions.credit(client, handle, processed)
             case protocol.Open():
-                self._open(client, frame)
+                self._open(client, frame, client.heard)
             case protocol.Attach():
                 self._attach(client, frame)
             case protocol.Cancel(stream):
-                self._cancel(self._find(stream))
+                if not self._let_go(lambda _, held: held.stream == stream != b""):
+                    self._cancel(self._find(stream))
             case protocol.Detach(handle):
+                self._let_go(lambda whose, held: whose is client and held.handle == handle)
                 self._unsubscribe(client, handle)
             case protocol.Ping(nonce):
                 self._send(client.route, protocol.encode(protocol.Pong(nonce)))
@@ -307,6 +391,13 @@ class Process:
             case protocol.Status(request):
                 result = protocol.Result(request, self._status())
                 self._send(client.route, protocol.encode(result))
+
+    def _cut_off(self, route: bytes) -> None:
+        """Lose a peer that says too much; it is not heard for the rest of the second."""
+        text = f"over {MESSAGES} messages a second; what was open goes on for its lease"
+        self._counters.add(self._counters.slot("refused"))
+        self._refuse(route, -1, FLOOD, text, limit=MESSAGES)
+        self._lose(route)
 
     def _hello(self, route: bytes, frame: protocol.Hello) -> None:
         if frame.version != protocol.VERSION:
@@ -326,8 +417,13 @@ class Process:
         )
         self._send(route, protocol.encode(welcome))
 
-    def _open(self, client: Client, frame: protocol.Open) -> None:
+    def _open(self, client: Client, frame: protocol.Open, since: float) -> None:
+        """Start a stream, or hold the request (since when) until a provider process is there."""
         window = self._window(frame.window)
+        size, limit = memoryview(frame.request).nbytes, self._config.limits.max_request_bytes
+        if size > limit:
+            text = f"has {size} bytes, {limit} are allowed (limits.max_request_bytes)"
+            raise refuse("request", text)
         if frame.stream and len(frame.stream) != protocol.ID_BYTES:
             raise refuse("stream", f"has {len(frame.stream)} bytes, not {protocol.ID_BYTES}")
         if (known := self._sessions.by_id.get(frame.stream)) is not None:
@@ -340,8 +436,16 @@ class Process:
             raise RequestError(
                 Code.TOO_MANY_STREAMS, f"{limit} streams are live (limits.max_streams)"
             )
+        provider, model = self._resolve(frame.request)
         process = self._slot % self._config.processes.providers
-        provider, model = self._resolve(frame.request, process)
+        ready = self._providers.get(process)
+        if ready is None:
+            self._held.append((client, frame, since))  # it starts, or is being replaced
+            return
+        if provider in ready.disabled:
+            raise RequestError(
+                Code.PROVIDER_DISABLED, f"provider {provider}: {ready.disabled[provider]}"
+            )
         self._slot += 1
         stream = Stream(
             self._slot,
@@ -358,20 +462,45 @@ class Process:
         )  # fmt: skip
         if not self._command(process, start):
             stream.window.close()
-            raise RequestError(Code.INTERRUPTED, "the provider process is being restarted")
+            self._slot -= 1
+            self._held.append((client, frame, since))  # it starts, or is being replaced
+            return
         stream.start = start
         self._sessions.add(stream)
         self._counters.add(self._counters.slot("streams"))
-        self._reply_opened(client, frame.handle, stream)
-        self._sessions.subscribe(client, frame.handle, stream, -1, window)
+        self._read(client, frame.handle, stream, -1, window)
+
+
+    def _let_go(self, unwanted: Callable[[Client, protocol.Open], bool]) -> bool:
+        """Forget held requests that nobody wants any more; return whether there were any."""
+        gone = [one for one in self._held if unwanted(one[0], one[1])]
+        self._held = [one for one in self._held if one not in gone]
+        for client, frame, _ in gone:
+            text = "cancelled before a provider process was there"
+            self._refuse(client.route, frame.handle, Code.CANCELLED, text)
+        return bool(gone)
+
+    def _look_at_held(self) -> None:
+        """Try again to open what was held, and refuse what has waited long enough."""
+        held, self._held = self._held, []
+        for client, frame, since in held:
+            if self._sessions.clients.get(client.route) is not client:
+                continue
+            try:
+                if self._loop.time() - since > HOLD_S:
+                    text = f"no provider process was ready for {HOLD_S:g} s"
+                    raise RequestError(Code.INTERRUPTED, text)
+                self._open(client, frame, since)
+            except RequestError as error:
+                self._refuse(client.route, frame.handle, error.code, error.message, **error.detail)
 
     def _window(self, asked: int) -> int:
         """Return the window of a reader, in bytes; 0 asks for the default."""
         if asked < 0:
             raise refuse("window", f"{asked} is negative")
-        return asked or self._config.credit.client_window_bytes
+        return min(asked, MAX_WINDOW) or self._config.credit.client_window_bytes
 
-    def _resolve(self, request: msgspec.Raw, process: int) -> tuple[str, str]:
+    def _resolve(self, request: msgspec.Raw) -> tuple[str, str]:
         """Return provider and model of a request's `model`, or say what is wrong with it."""
         try:
             named = _decode_named(request).model
@@ -389,13 +518,6 @@ class Process:
                 f"no provider {provider[:40]!r}; known are {', '.join(sorted(known))}",
                 known=sorted(known),
             )
-        ready = self._providers.get(process)
-        if ready is None:
-            raise RequestError(Code.INTERRUPTED, "the provider process is not ready yet")
-        if provider in ready.disabled:
-            raise RequestError(
-                Code.PROVIDER_DISABLED, f"provider {provider}: {ready.disabled[provider]}"
-            )
         return provider, model
 
     def _reply_opened(self, client: Client, handle: int, stream: Stream) -> None:
@@ -408,12 +530,20 @@ class Process:
 
     def _read(self, client: Client, handle: int, stream: Stream, after: int, window: int) -> None:
         known = client.subscriptions.get(handle)
-        if known is not None and known.stream is stream:  # asked twice: the later one counts
-            self._sessions.unsubscribe(client, handle)
+        if known is not None and known.stream is stream:  # asked twice on one connection
+            self._reply_opened(client, handle, stream)
+            return
+        readers, most = client.subscriptions.values(), self._config.limits.max_streams
+        if len(readers) >= most:
+            text = f"{most} readers are on this connection (limits.max_streams)"
+            raise RequestError(Code.TOO_MANY_STREAMS, text, limit=most)
+        if (under_way := sum(one.outstanding for one in readers)) > MAX_WINDOW:
+            text = f"{under_way} bytes are under way to you, the most is {MAX_WINDOW}: take some"
+            raise RequestError(Code.SLOW_CONSUMER, text, limit=MAX_WINDOW)
         self._sessions.subscribe(client, handle, stream, after, window)
-        self._reply_opened(client, handle, stream)  # before its tokens, sent by `_flush`
         if (lease := self._leases.pop(stream.slot, None)) is not None:
             lease.cancel()
+        self._reply_opened(client, handle, stream)  # before its tokens, sent by `_flush`
 
     def _find(self, stream_id: bytes) -> Stream:
         stream = self._sessions.by_id.get(stream_id)
@@ -459,7 +589,8 @@ class Process:
 
     def _bad(self, route: bytes, code: str, message: str) -> None:
         self._counters.add(self._counters.slot("bad_messages"))
-        self._refuse(route, -1, code, message)
+        if self._bad_answers.count(route, self._loop.time()) <= BAD_ANSWERS:
+            self._refuse(route, -1, code, message)
 
     def _refuse(self, route: bytes, handle: int, code: str, message: str, **detail: Any) -> None:
         self._send(route, protocol.encode(Refused(handle, code, message, detail)))
@@ -503,22 +634,35 @@ class Process:
 
     def _on_reports(self, messages: list[Message]) -> None:
         for parts in messages:
-            match commands.decode_report(parts[-1]):
-                case commands.Ready(index, epoch, live=live) as report:
-                    before = self._providers.get(index)
-                    self._providers[index] = report
-                    if before is None and self._rebuild is not None:
-                        self._rebuild.report(index, live, time.monotonic_ns())
-                    if self._clients and (before is None or before.epoch != epoch):
-                        self._reconcile(index)
-                    self._command(index, commands.Welcome())
+            try:
+                said = commands.decode_report(parts[-1])
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                self._counters.add(self._counters.slot("bad_messages"))
+                continue
+            match said:
+                case commands.Ready() as report:
+                    self._on_ready(report)
                 case commands.Takeover(index):
                     self._hand_over(parts[0], index)
 
+    def _on_ready(self, report: commands.Ready) -> None:
+        index, before = report.index, self._providers.get(report.index)
+        if self._rebuild is not None and index in self._rebuild.silent:
+            if report.nonce != self._counters.starts:  # said to our predecessor, or at its start
+                self._asked.discard(index)
+                return
+            self._rebuild.report(index, report.live, report.now_ns)
+        self._providers[index] = report
+        if self._clients and (before is None or before.epoch != report.epoch):
+            self._reconcile(index)
+        self._command(index, commands.Welcome())
+        self._look_at_held()
+
     def _hand_over(self, route: bytes, index: int) -> None:
         """Tell a new worker where the streams are, after all that its predecessor said."""
-        while self._readers[index].pending:
+        while index not in self._condemned and self._readers[index].pending:
             self._drain(index)
+        self._look_again(index)
         answer = commands.Adopt(self._sessions.of_worker(index))
         try:
             self._control.send((route, commands.encode(answer)))
@@ -551,11 +695,11 @@ class Process:
         stream = again.stream
         if again.cursor is not None:
             self._resume(stream, again.cursor, again.raw)
+        elif stream.cancelled:
+            self._sessions.fail(stream, Error(Code.CANCELLED, "cancelled by the client"))
         elif again.lost:
             text = "the worker and the broker died at once, and with them what was decoded"
             self._sessions.fail(stream, Error(Code.WORKER_LOST, text, retryable=True))
-        elif stream.cancelled:
-            self._sessions.fail(stream, Error(Code.CANCELLED, "cancelled by the client"))
         else:
             self._ask_again(stream)
 
@@ -567,8 +711,8 @@ class Process:
             stream.window.close()
             stream.window = self._open_window()
             stream.start = msgspec.structs.replace(stream.start, limit=stream.window.told)
-            if self._command(stream.process, stream.start):
-                return
+            self._command(stream.process, stream.start)  # one that is gone will report, and so ask
+            return
         text = "the provider process died, and the connection with it"
         self._sessions.fail(stream, Error(Code.INTERRUPTED, text, retryable=True))
 
@@ -577,6 +721,8 @@ class Process:
 
         At once, then in pauses that double; given up after `RESUMES` without a new token.
         """
+        if stream.slot in self._pauses:  # two processes that died have each written its end
+            return
         if stream.end > stream.resumed_at:
             stream.attempts, stream.resumed_at = 1, stream.end
         if stream.cancelled or stream.attempts > RESUMES:
@@ -590,6 +736,8 @@ class Process:
 
     def _resume_now(self, stream: Stream, cursor: Cursor, raw: int) -> None:
         del self._pauses[stream.slot]
+        if stream.terminal:  # an earlier process had written more than we knew
+            return
         stream.again_ns = time.monotonic_ns()
         command = commands.Resume(
             stream.slot, stream.id, stream.worker, stream.provider, stream.model, stream.api,
@@ -619,6 +767,7 @@ class Process:
                     self._lose(client.route)
             if now - looked >= LOOK_S:
                 looked = now
+                self._look_at_held()
                 self._look_at_windows(now)
             self._follow_up()
             self._counters.beat(time.monotonic_ns())
@@ -630,6 +779,7 @@ class Process:
     def _look_at_windows(self, now: float) -> None:
         """Let the windows of quiet streams adapt, and end those whose readers take nothing."""
         limit_s = self._config.credit.stall_s
+        self._spill.rest(empty=not any(s.heaped for s in self._sessions.streams.values()))
         for stream in self._sessions.streams.values():
             if stream.terminal:
                 continue
@@ -648,24 +798,31 @@ class Process:
         self._flush()
         for task in self._tasks:
             task.cancel()
-        for socket in (self._clients, self._control, self._gate):
+        for socket in (self._door, self._clients, self._control, self._gate):
             if socket is not None:
                 socket.close()
         self._context.term()
 
 
-def _bound(
-    context: zmq.Context[zmq.Socket[bytes]], path: Path, **options: object
-) -> zmq.Socket[bytes]:
-    """Return a ROUTER bound to a socket that only we may open; the run directory is locked."""
+def _router(context: zmq.Context[zmq.Socket[bytes]], **options: object) -> zmq.Socket[bytes]:
+    return make(context, zmq.ROUTER, router_mandatory=1, zap_domain=DOMAIN, **options)
+
+
+def _bind(router: zmq.Socket[bytes], path: Path) -> None:
+    """Bind to a socket that only we may open; the run directory is locked."""
     path.unlink(missing_ok=True)
-    router = make(context, zmq.ROUTER, router_mandatory=1, zap_domain=DOMAIN, **options)
     mask = os.umask(0o177)
     try:
         router.bind(f"ipc://{path}")
     finally:
         os.umask(mask)
-    return router
+
+
+def _free_descriptors() -> int:
+    """How many more files this process may open."""
+    probe = os.open(os.devnull, os.O_RDONLY)  # the lowest that is free
+    os.close(probe)
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - probe
 
 
 def _why_bad(data: bytes, error: Exception) -> tuple[str, str]:

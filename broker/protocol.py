@@ -65,7 +65,10 @@ class Open(Frame, frozen=True, tag="open"):
 
 
 class Attach(Frame, frozen=True, tag="attach"):
-    """Read a stream from the token after number `after` (-1: from the first)."""
+    """Read a stream from the token after number `after` (-1: from the first).
+
+    The same again on one connection is answered again, and changes nothing.
+    """
 
     handle: int
     stream: bytes

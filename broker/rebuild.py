@@ -5,8 +5,9 @@ begins, for the new broker, at the number it is met with. Every worker announces
 streams once more, its START closing the list, and every provider process reports what it has
 under way. When all have spoken the index is whole, and clients may come in again.
 
-Lost is only what the predecessor had on its heap: tokens that a stalled reader had not taken
-when the ring needed their room. Whoever asks for them is told `offset_gone`.
+What a stalled reader had not taken when the ring needed the room lies in the spill, and how
+far the readers were in the ledger. Lost is only what found no place in the spill; whoever
+asks for it is told `offset_gone`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from collections.abc import Callable
 
 from ringcast.broker.log import Log
 from ringcast.broker.session import Sessions
+from ringcast.broker.spill import Spill
 from ringcast.broker.stream import Stream
 from ringcast.providers.commands import Live
 from ringcast.shm import records
+from ringcast.shm.ledger import NOBODY
 from ringcast.shm.ring import Record
 
 
@@ -31,6 +34,7 @@ class Rebuild:
         self._workers = {log.worker for log in sessions.logs}  # of whom no START was read
         self._providers = set(range(providers))  # who have not reported
         self.last_slot = 0
+        self.orphans: list[Stream] = []  # met too late for anybody to know of them
         sessions.strange = self._strange
 
     @property
@@ -49,15 +53,22 @@ class Rebuild:
             if record.b == log.reader.epoch:
                 self._workers.discard(log.worker)
             return None
-        if log.worker not in self._workers or record.kind == records.AGAIN:
+        if record.kind == records.OPEN and record.flags & records.TERMINAL:
+            return None  # all that it said has left the ring
+        if record.kind == records.AGAIN or (self.complete and record.kind != records.OPEN):
             return None
         stream = self._add(record.stream, log.worker)
+        if self.complete:  # its provider process wrote this and died before it could report
+            self.orphans.append(stream)
         if record.kind == records.TOKENS:  # what was before has left the ring
-            stream.end = stream.processed = record.a
+            stream.end = record.a
+            stream.processed = max(stream.processed, record.a)
         return stream
 
     def _add(self, slot: int, worker: int) -> Stream:
         stream = self._sessions.streams[slot] = self._make(slot, worker)
+        stream.processed = self._sessions.ledger.find(slot)
+        stream.abandoned = stream.processed == NOBODY
         self.last_slot = max(self.last_slot, slot)
         return stream
 
@@ -70,7 +81,38 @@ class Rebuild:
                 stream.id, stream.provider, stream.model = one.stream, one.provider, one.model
                 self._sessions.by_id[stream.id] = stream
             stream.window.told = max(stream.window.told, one.limit)
-            stream.again_ns = now_ns  # an earlier end was not this connection's
+            stream.again_ns = max(stream.again_ns, now_ns)  # an earlier end was not this one's
+        slots = {one.slot for one in live}
+        again = self._sessions.again
+        again[:] = [a for a in again if a.stream.slot not in slots or a.ended_ns > now_ns]
+
+    def spilled(self, spill: Spill, workers: int) -> None:
+        """Take in what the predecessor had moved out of the rings; before anything else."""
+        found: dict[int, dict[int, Record]] = {}
+        for record in spill.left():
+            slot = record.stream
+            stream = self._sessions.streams.get(slot) or self._add(slot, slot % workers)
+            spill.adopt(stream, record)
+            if record.kind == records.OPEN:
+                self._sessions.opened(stream, record)
+            else:
+                found.setdefault(slot, {})[record.a] = record
+        for slot, kept in found.items():
+            self._owe(self._sessions.streams[slot], [kept[number] for number in sorted(kept)])
+
+    def _owe(self, stream: Stream, kept: list[Record]) -> None:
+        """Let a stream begin with the last run of records that has no gap."""
+        stream.end = kept[0].a
+        for record in kept:
+            if record.a != stream.end:
+                stream.entries.clear()
+            stream.entries.append(record)
+            stream.end = record.a + record.count
+        stream.heaped = len(stream.entries)
+        stream.processed, stream.raw = max(stream.processed, stream.first), kept[-1].b
+        stream.trim()
+        if kept[-1].flags & records.TERMINAL:
+            self._sessions.end(stream)
 
     def nameless(self) -> list[Stream]:
         """Return the streams that nobody can name any more, and forget them."""

@@ -18,7 +18,9 @@ credit; it gives the bytes back only when the ring runs short of room (`make_roo
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -27,17 +29,21 @@ from ringcast.broker.stream import Again, Client, Stream, Subscription
 from ringcast.errors import Code, RequestError
 from ringcast.providers.commands import Adopted
 from ringcast.shm import records
+from ringcast.shm.ledger import LEDGER_BYTES, NOBODY, Ledger
 from ringcast.shm.records import decode_cursor, decode_open, is_whole
 from ringcast.shm.ring import Record
 from ringcast.shm.tokens import Error, decoder, encoder
+
+RING_CORRUPT: Final = "ring_corrupt"
 
 
 class Sessions:
     """All streams and clients of the daemon."""
 
-    def __init__(self, logs: list[Log]) -> None:
-        """`logs` has one log for each worker."""
+    def __init__(self, logs: list[Log], ledger: Ledger | None = None) -> None:
+        """`logs` has one log for each worker; in `ledger` a successor finds what is done with."""
         self.logs = logs
+        self.ledger = ledger or Ledger(memoryview(bytearray(LEDGER_BYTES)))
         self.streams: dict[int, Stream] = {}
         self.by_id: dict[bytes, Stream] = {}
         self.clients: dict[bytes, Client] = {}
@@ -76,10 +82,15 @@ class Sessions:
             if not record.count:  # bytes that made no token
                 self._settle(stream)
                 continue
-            if record.a < stream.end:  # a successor of the worker says again what it must
-                if record.a + record.count <= stream.end:
-                    continue
-                record = _behind(record, stream.end)
+            if record.a != stream.end:
+                if record.a > stream.end:  # of what was between, a broker that died had no need
+                    stream.skip_to(record.a)
+                elif record.flags & records.TERMINAL and record.a + record.count <= stream.end:
+                    record = _last(record, stream.end)  # said by a successor who lost an event
+                elif record.a + record.count <= stream.end:
+                    continue  # a successor of the worker says again what it must
+                else:
+                    record = _behind(record, stream.end)
             log.keep(stream, record)
             self.tokens += record.count
             self._deliver(stream, record, dirty)
@@ -88,20 +99,22 @@ class Sessions:
     def _note(self, stream: Stream, record: Record) -> None:
         """Keep what a successor of the worker needs, and who could go on."""
         if record.kind == records.OPEN:
-            self._opened(stream, record)
+            self.opened(stream, record)
         elif record.kind == records.CHECKPOINT:
             stream.state = bytes(record.payload)
-            stream.base = record.a, record.b
+            stream.base, stream.raw = (record.a, record.b), record.b
             if not stream.entries and stream.end < record.a:  # what was before has left the log
-                stream.end = stream.processed = record.a
-                stream.raw = stream.paid = record.b
+                stream.end = record.a
+                stream.processed = max(stream.processed, record.a)
+                stream.paid = record.b
         elif record.kind == records.AGAIN and record.a > stream.again_ns and not stream.terminal:
             stream.again_ns = record.a
             cursor = decode_cursor(record.payload) if record.payload else None
             lost = bool(record.flags & records.TERMINAL)
-            self.again.append(Again(stream, lost, cursor, record.b))
+            self.again.append(Again(stream, lost, cursor, record.b, record.a))
 
-    def _opened(self, stream: Stream, record: Record) -> None:
+    def opened(self, stream: Stream, record: Record) -> None:
+        """Take in what an OPEN says of a stream."""
         if not stream.id:
             said = decode_open(record.payload)
             stream.id, stream.provider, stream.model = said.id, said.provider, said.model
@@ -117,14 +130,18 @@ class Sessions:
         stream.end = first + record.count
         stream.start = None
         if record.flags & records.TERMINAL:
-            stream.terminal = True
-            stream.window.close()
-            self.ended.append(stream)
+            self.end(stream)
         for subscription in stream.subscriptions:
             if subscription.next == first and subscription.outstanding < subscription.window:
                 subscription.push(record)
                 client = subscription.client
                 dirty[client.route] = client
+
+    def end(self, stream: Stream) -> None:
+        """Its terminal token is here: nothing can follow."""
+        stream.terminal = True
+        stream.window.close()
+        self.ended.append(stream)
 
     def _settle(self, stream: Stream) -> None:
         """Count what the paying reader is done with, and grant as much again."""
@@ -132,6 +149,7 @@ class Sessions:
             payer = stream.subscriptions[0]
             if payer.acked > stream.processed:
                 stream.processed, stream.paid = payer.acked, payer.raw
+                self.ledger.note(stream.slot, payer.acked)
                 if stream.heaped:
                     stream.trim()
                     self._leave_behind(stream)
@@ -165,9 +183,18 @@ class Sessions:
         return msgspec.structs.replace(record, payload=payload)
 
     def _torn(self, stream: Stream, record: Record) -> None:
-        if record.kind == records.TOKENS and not stream.terminal and record.a >= stream.end:
+        """The beginning of this token is gone: go on behind it, for whoever has it already."""
+        if record.kind != records.TOKENS or not record.flags & records.LAST:
+            return
+        if stream.terminal or record.a < stream.end:
+            return
+        stream.skip_to(record.a)
+        if record.flags & records.TERMINAL:
             text = "the broker died within a token larger than half of rings.out_bytes"
             self.fail(stream, Error(Code.INTERRUPTED, text, retryable=True))
+        else:
+            stream.skip_to(record.a + 1)
+            self._leave_behind(stream)
 
     def fail(self, stream: Stream, error: Error) -> None:
         """End a stream from the broker's side, behind everything it has said so far."""
@@ -182,6 +209,27 @@ class Sessions:
         log.keep(stream, record)
         self._deliver(stream, record, self.dirty)
 
+    def condemn(self, worker: int, error: Error) -> None:
+        """End a worker's streams: its ring cannot be believed any more.
+
+        What the paying readers have not processed yet moves to the heap, as far as it decodes.
+        """
+        for stream in list(self.streams.values()):
+            if stream.worker == worker:
+                stream.partial = None
+                stream.entries = deque(_rescued(stream))
+                stream.heaped = len(stream.entries)
+                self._leave_behind(stream)
+                self.fail(stream, error)
+                self._forget(stream)
+
+    def renew(self, log: Log) -> None:
+        """Go on with another ring in the place of a condemned one of the same worker."""
+        self.logs[log.worker] = log
+        for stream in self.streams.values():
+            if stream.worker == log.worker:
+                stream.heaped = len(stream.entries)
+
     def subscribe(
         self, client: Client, handle: int, stream: Stream, after: int, window: int
     ) -> Subscription:
@@ -192,6 +240,13 @@ class Sessions:
         if handle in client.subscriptions:
             raise RequestError(Code.DUPLICATE_REQUEST, f"handle {handle} is in use")
         start = after + 1
+        if stream.terminal and start == stream.end:
+            raise RequestError(
+                Code.BAD_OFFSET,
+                f"token {after} was the stream's last",
+                first=stream.first,
+                last=after,
+            )
         if not 0 <= start <= stream.end:
             raise RequestError(
                 Code.BAD_OFFSET,
@@ -272,6 +327,7 @@ class Sessions:
     def abandon(self, stream: Stream) -> None:
         """Stop keeping a stream for a reader who will not come back."""
         stream.abandoned = True
+        self.ledger.note(stream.slot, NOBODY)
         stream.trim()
         self._forget(stream)
 
@@ -281,8 +337,30 @@ class Sessions:
             self.by_id.pop(stream.id, None)
 
 
+def _rescued(stream: Stream) -> list[Record]:
+    """Return the newest records, in one piece, that are wanted and decode, on the heap."""
+    kept: list[Record] = []
+    for record in stream.entries:
+        payload = bytes(record.payload)
+        if not stream.wanted(record):
+            continue
+        try:
+            decoder.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            kept.clear()
+        else:
+            kept.append(msgspec.structs.replace(record, payload=memoryview(payload)))
+    return kept
+
+
 def _behind(record: Record, number: int) -> Record:
     """Return what a record holds from token `number` on."""
     rest = decoder.decode(record.payload)[number - record.a :]
     payload = memoryview(encoder.encode(rest))
     return msgspec.structs.replace(record, a=number, count=len(rest), payload=payload)
+
+
+def _last(record: Record, number: int) -> Record:
+    """Return the last token of a record, as number `number`."""
+    payload = memoryview(encoder.encode(decoder.decode(record.payload)[-1:]))
+    return msgspec.structs.replace(record, a=number, count=1, payload=payload)

@@ -102,6 +102,7 @@ class Again(msgspec.Struct, frozen=True):
     lost: bool
     cursor: Cursor | None
     raw: int
+    ended_ns: int
 
 
 class Stream:
@@ -158,7 +159,7 @@ class Stream:
         self.window = window
         self.subscriptions: list[Subscription] = []
         self.entries: deque[Record] = deque()
-        self.heaped = 0  # how many entries at the left have left the ring
+        self.heaped = 0  # how many entries at the left wait outside of the ring
         self.end = 0  # the number after the last token
         self.raw = 0  # bytes of the body that have been decoded
         self.processed = 0  # tokens that the paying reader is done with
@@ -180,6 +181,11 @@ class Stream:
         self.opened_ns = 0
         self.base = (0, 0)  # the next token's number, and raw bytes dealt with
         self.state = b""
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has ended, and its reader is done with all of it."""
+        return self.terminal and self.processed >= self.end
 
     @property
     def first(self) -> int:
@@ -217,8 +223,20 @@ class Stream:
         """Return the byte of the body from which the tokens below `number` came."""
         return max((e.b for e in self.entries if e.a + e.count <= number), default=0)
 
+    def owes(self, record: Record) -> bool:
+        """Say whether a record is among those that wait outside of the ring."""
+        return bool(self.heaped) and self.entries[0].a <= record.a and self.wanted(record)
+
+    def skip_to(self, number: int) -> None:
+        """Forget what waits outside of the ring: it ends before `number`, where the ring begins."""
+        for _ in range(self.heaped):
+            self.entries.popleft()
+        self.heaped = 0
+        self.end = number
+        self.processed = max(self.processed, number)
+
     def trim(self) -> None:
-        """Drop what is on the heap and no longer wanted."""
+        """Drop what waits outside of the ring and is no longer wanted."""
         while self.heaped and not self.wanted(self.entries[0]):
             self.entries.popleft()
             self.heaped -= 1

@@ -89,7 +89,9 @@ class Recall(Command, frozen=True, tag="recall"):
 
 
 class Report(Command, frozen=True, tag="report"):
-    """A new broker asks what the process has under way. Answer: READY."""
+    """A new broker asks what the process has under way. Answer: READY with the same `nonce`."""
+
+    nonce: int
 
 
 class Welcome(Command, frozen=True, tag="welcome"):
@@ -108,12 +110,18 @@ class Live(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ready(Command, frozen=True, tag="ready"):
-    """A provider process is up. `disabled` — provider names with the reason."""
+    """A provider process is up. `disabled` — provider names with the reason.
+
+    `now_ns` is when it said so: an end that was written later is not known to it. `nonce` is
+    that of the question, 0 if there was none: such a message may have waited for long.
+    """
 
     index: int
     epoch: int
     disabled: dict[str, str]
     live: list[Live] = []
+    now_ns: int = 0
+    nonce: int = 0
 
 
 class Takeover(Command, frozen=True, tag="takeover"):

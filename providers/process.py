@@ -139,7 +139,7 @@ class Process:
         self._socket = Socket(dealer, self._on_commands)
         self._ready()
 
-    def _ready(self) -> None:
+    def _ready(self, nonce: int = 0) -> None:
         """Report what can be asked of us, and what is under way."""
         flows = [*(one.flow for one in self._upstreams.values()), *self._ending.values()]
         replace = msgspec.structs.replace
@@ -148,7 +148,9 @@ class Process:
             for flow in flows
             if flow.slot in self._live
         ]
-        report = commands.Ready(self._index, self._counters.starts, self._disabled, live)
+        report = commands.Ready(
+            self._index, self._counters.starts, self._disabled, live, time.monotonic_ns(), nonce
+        )
         if self._socket is not None:
             self._socket.send([commands.encode(report)])
 
@@ -172,8 +174,8 @@ class Process:
                     self._resume(resume)
                 case commands.Recall(provider, api, cursor):
                     self._recall(provider, api, cursor)
-                case commands.Report():
-                    self._ready()
+                case commands.Report(nonce):
+                    self._ready(nonce)
                 case commands.Welcome():
                     self.known.set()
 
@@ -241,6 +243,8 @@ class Process:
         self._send(flow, gateway, outgoing)
 
     def _flow(self, asked: commands.Start | commands.Resume, sent: int) -> Flow:
+        self._ending.pop(asked.slot, None)  # an end that still waits for room is answered by this
+        self._outlets[asked.worker].waiting.pop(asked.slot, None)
         limits = self._config.limits
         framer = SseFramer(
             max_line_bytes=limits.max_line_bytes, max_event_bytes=limits.max_event_bytes

@@ -6,9 +6,9 @@ memory, a `bytearray` in a test as well as a mapped segment. Tests cite the rule
 R1   The header is `magic | abi, flags | capacity | producer epoch | consumer epoch |
      owner pid | owner start time | ready`, one 8-byte word each. `ready` is stored last.
      Attaching refuses anything else: `RingNotReady`, `RingVersionMismatch`, `RingCorrupt`.
-R2   The producer's words (`tail`, `heartbeat`, `epoch seen`, `waiting`) and the consumer's
-     (`head`, `released`, `sleeping`, `heartbeat`) lie on 128-byte lines of their own, and
-     each word has one writer.
+R2   The producer's words (`tail`, `heartbeat`, `number`, `waiting`, `poison`) and the
+     consumer's (`head`, `released`, `sleeping`, `heartbeat`, `poison`) lie on 128-byte lines of
+     their own, and each word has one writer.
 R3   Positions are bytes and only ever grow; the index is `position & (capacity - 1)`, the
      capacity a power of two. `0 <= tail - released <= capacity` is checked on attach.
 R4   A record is a commit word, a 24-byte header and a payload, 8-aligned, and never wraps:
@@ -31,12 +31,15 @@ R9   A doorbell is rung only for a consumer that said it sleeps: it sets `sleepi
      taken for an earlier one.
 R10  A dead producer leaves at most unpublished bytes after `tail`; a successor starts there.
 R11  A dead consumer's successor starts at `released`.
-R12  Every hand-over of a side raises its epoch; who finds a foreign one stops (`Fenced`).
+R12  Every hand-over of a side raises its epoch; who finds a foreign one stops (`Fenced`). So
+     does a producer that finds another one's number: each that attaches takes the next.
 R13  Nothing is dropped: a full ring stops its producer, and how often is counted.
 R14  Ring code does no I/O and knows no clock; it is given memory and returns values.
 R15  Segments are called `rc-<uid>-<random>-<n>` (30 characters at most, macOS allows 31), have
      mode 0600, and get their pages before use.
 R16  Counters live in a page of single-writer words, so that figures cross no socket.
+R17  Who finds a word or a record that contradicts these rules stores `poison` and raises
+     `RingCorrupt`. Nobody attaches to a poisoned ring: its owner makes another in its place.
 
 Ordering: every cursor and commit word is one aligned 8-byte store through
 `memoryview.cast("Q")`, which CPython compiles to a single move. x86-64 keeps stores in
@@ -68,12 +71,14 @@ W_READY: Final = 7
 # 128 and not 64: adjacent-line prefetch pairs two lines, and Apple's lines are 128 bytes.
 W_TAIL: Final = 16
 W_PRODUCER_BEAT: Final = 17
-W_EPOCH_SEEN: Final = 18
+W_NUMBER: Final = 18
 W_WAITING: Final = 19
+W_PRODUCER_POISON: Final = 20
 W_HEAD: Final = 32
 W_RELEASED: Final = 33
 W_SLEEPING: Final = 34
 W_CONSUMER_BEAT: Final = 35
+W_CONSUMER_POISON: Final = 36
 DATA: Final = 384
 W_DATA: Final = DATA // 8
 
@@ -158,6 +163,7 @@ def check(memory: memoryview) -> int:
         head = words[W_HEAD]
         order()
         tail = words[W_TAIL]
+        poison = words[W_PRODUCER_POISON] | words[W_CONSUMER_POISON]
     if magic not in (0, MAGIC) or (ready and not magic):
         raise RingCorrupt("segment is not a ringcast ring (wrong magic)")
     if not ready:
@@ -166,6 +172,8 @@ def check(memory: memoryview) -> int:
         raise RingVersionMismatch(f"ring has layout {abi}, this ringcast has {ABI}")
     _check_capacity(capacity, len(memory))
     _check_positions(released, head, tail, capacity)
+    if poison:
+        raise RingCorrupt("ring was found corrupt before, and is to be replaced")
     return capacity
 
 

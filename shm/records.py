@@ -55,7 +55,8 @@ BEGIN: Final = 1
 LAST: Final = 2
 WHOLE: Final = BEGIN | LAST
 REST: Final = 4  # DATA: the unfinished event that was left when the body ended
-TERMINAL: Final = 8  # TOKENS: the last token is Done or Error; END: whatever can go on; AGAIN: lost
+# TOKENS: the last token is Done or Error; OPEN: behind these; END: whatever can go on; AGAIN: lost.
+TERMINAL: Final = 8
 MORE: Final = 16  # TOKENS, CHECKPOINT: the same step of the stream goes on in the next record
 
 

@@ -19,11 +19,13 @@ from ringcast.shm.layout import (
     SEQ_BITS,
     W_CONSUMER_BEAT,
     W_CONSUMER_EPOCH,
+    W_CONSUMER_POISON,
     W_DATA,
-    W_EPOCH_SEEN,
     W_HEAD,
+    W_NUMBER,
     W_PRODUCER_BEAT,
     W_PRODUCER_EPOCH,
+    W_PRODUCER_POISON,
     W_RELEASED,
     W_SLEEPING,
     W_TAIL,
@@ -70,6 +72,7 @@ class Writer:
         "_limit",
         "_mask",
         "_memory",
+        "_number",
         "_published",
         "_rung",
         "_tail",
@@ -93,7 +96,8 @@ class Writer:
         self._memory = memory
         self._words = memory[: DATA + self.capacity].cast("Q")
         self._epoch = self._words[W_PRODUCER_EPOCH]
-        self._words[W_EPOCH_SEEN] = self._epoch
+        self._number = (self._words[W_NUMBER] + 1) & WORD
+        self._words[W_NUMBER] = self._number
         self._tail = self._words[W_TAIL]
         self._published = self._tail
         self._edge = self._tail  # up to here a record needs no look at `released` or the lap
@@ -157,6 +161,7 @@ class Writer:
         """Read `released` again (R7), and believe only what is possible (R3)."""
         released = self._words[W_RELEASED]
         if not 0 <= self._published - released <= self.capacity:
+            self._words[W_PRODUCER_POISON] = 1
             raise RingCorrupt(f"released {released} is impossible at tail {self._published}")
         self._limit = released + self.capacity
 
@@ -173,7 +178,7 @@ class Writer:
         Raises `Fenced` if another producer has taken over (R12).
         """
         words = self._words
-        if words[W_PRODUCER_EPOCH] != self._epoch:
+        if words[W_PRODUCER_EPOCH] != self._epoch or words[W_NUMBER] != self._number:
             raise Fenced("another producer has taken this ring over")
         if self._tail != self._published:
             order()
@@ -278,7 +283,7 @@ class Reader:
         if words[W_CONSUMER_EPOCH] != self._epoch:
             raise Fenced("another consumer has taken this ring over")
         if not position < tail <= self._released + self.capacity or tail & 7:
-            raise RingCorrupt(f"tail {tail} is impossible at head {position}")
+            raise self.corrupt(f"tail {tail} is impossible at head {position}")
         order()
         memory, mask, largest = self._memory, self._mask, layout.max_payload(self.capacity)
         last = DATA + self.capacity - HEADER
@@ -295,7 +300,7 @@ class Reader:
                 continue
             end = position + ((size + _ROUND) & -8)
             if end > tail or start + size > last:
-                raise RingCorrupt(f"record of {size} bytes at {position} is impossible")
+                raise self.corrupt(f"record of {size} bytes at {position} is impossible")
             kind, flags, count, stream, a, b = _unpack_head(memory, start + COMMIT)
             start += HEADER
             append(Record(kind, flags, count, stream, a, b, memory[start : start + size], end))
@@ -313,13 +318,18 @@ class Reader:
             return 0
         pad = size ^ PAD_BIT
         if pad != self.capacity - (position & self._mask) or position + pad > tail:
-            raise RingCorrupt(f"record of {size} bytes at {position} is impossible")
+            raise self.corrupt(f"record of {size} bytes at {position} is impossible")
         return pad
 
     def _missing(self, position: int) -> None:
         self._misses += 1
         if self._misses > PATIENCE:
-            raise RingCorrupt(f"no record at {position}, although the producer has passed it")
+            raise self.corrupt(f"no record at {position}, although the producer has passed it")
+
+    def corrupt(self, why: str) -> RingCorrupt:
+        """Poison the ring, so that nobody attaches to it again, and return the error (R17)."""
+        self._words[W_CONSUMER_POISON] = 1
+        return RingCorrupt(why)
 
     def release(self, position: int) -> bool:
         """Give the bytes before `position` back; return whether the producer waits for them.

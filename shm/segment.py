@@ -33,11 +33,12 @@ def family() -> str:
 
 
 class Segment:
-    """A mapped segment. `memory` is the whole of it."""
+    """A mapped segment. `memory` is the whole of it; `inode` tells it from another of its name."""
 
-    def __init__(self, name: str, mapping: mmap.mmap) -> None:
+    def __init__(self, name: str, mapping: mmap.mmap, inode: int) -> None:
         """Wrap a mapping; use `create` or `attach`."""
         self.name = name
+        self.inode = inode
         self._mapping = mapping
         self.memory = memoryview(mapping)
 
@@ -63,7 +64,7 @@ def create(name: str, size: int, *, setting: str) -> Segment:
     try:
         os.ftruncate(fd, size)
         os.posix_fallocate(fd, 0, size)
-        return Segment(name, mmap.mmap(fd, size))
+        return Segment(name, mmap.mmap(fd, size), os.fstat(fd).st_ino)
     except OSError as error:
         remove(name)
         if error.errno not in (errno.ENOSPC, errno.ENOMEM):
@@ -95,8 +96,9 @@ def attach(name: str) -> Segment:
     except OSError as error:
         raise SegmentRefused(f"segment {name}: {error.strerror}") from None
     try:
-        _check(name, os.fstat(fd))
-        return Segment(name, mmap.mmap(fd, 0))
+        info = os.fstat(fd)
+        _check(name, info)
+        return Segment(name, mmap.mmap(fd, 0), info.st_ino)
     finally:
         os.close(fd)
 

@@ -90,7 +90,7 @@ class Stage:
         self._epoch = epoch
         self._broker = out.consumer_epoch if told is None else told
         self._pending: list[Pending] = [self._start()]
-        self._done: tuple[Reader, int] | None = None
+        self._done: tuple[int, int] | None = None  # input to release: its ring, and up to where
         self._dead: set[int] = set()  # streams whose END is in this round
         self._behind: list[tuple[int, int, bytes]] = []  # streams that can go on at a cursor
         self._tokens = 0
@@ -159,7 +159,7 @@ class Stage:
         self._counters.add(self._c_records, number)
         self._counters.add(self._c_bytes, size)
         self._close_round(now_ns)
-        self._done = (reader, self._releasable(index, reader, position))
+        self._done = (index, self._releasable(index, reader, position))
 
     def _releasable(self, index: int, reader: Reader, position: int) -> int:
         """Return how far input may be released: not into an event that is incomplete."""
@@ -218,7 +218,7 @@ class Stage:
         elif not final and ending.code == Code.INTERRUPTED and not said:
             self._pending.append((records.AGAIN, slot, record.a, 0, b"", records.WHOLE, 0))
             self._touched.pop(slot, None)
-            self._dead.add(slot)
+            self._forget(slot)  # at once: an OPEN or another END may follow in this round
         else:
             tokens = stream.body.end(ending)
             stream.raw = max(stream.raw, record.b)
@@ -283,26 +283,30 @@ class Stage:
                 self._say(slot, stream, tokens, now_ns)
             elif stream.raw - self._told.get(slot, 0) >= SILENT_BYTES:
                 self._tell(slot, stream, b"\x90", 0)
-            if stream.body.dirty and slot not in self._dead:
+            if stream.body.dirty and not stream.body.finished and slot not in self._dead:
                 self._checkpoint(slot, stream)
             for number in range(first, len(self._pending) - 1):
                 kind, _, a, b, payload, flags, count = self._pending[number]
                 self._pending[number] = (kind, slot, a, b, payload, flags | records.MORE, count)
             if tokens and isinstance(tokens[-1], _TERMINAL):
-                self._pending.append(_opened(slot, stream))
+                self._pending.append(_opened(slot, stream, records.TERMINAL))
+                self._dead.add(slot)  # its END may never come, if its provider process dies
         for slot, ended_ns, payload in self._behind:  # behind what was said before the end
             again = (records.AGAIN, slot, ended_ns, self._streams[slot].raw, payload)
             self._pending.append((*again, records.WHOLE, 0))
         self._behind = []
         self._touched = {}
         for slot in self._dead:
-            self._counters.add(self._c_oddities, self._streams.pop(slot).body.oddities)
-            self._told.pop(slot, None)
-            self._drop_partial(slot)
-            self._done_with.pop(slot, None)
+            self._forget(slot)
         self._dead.clear()
         self._counters.add(self._c_tokens, self._tokens)
         self._tokens = 0
+
+    def _forget(self, slot: int) -> None:
+        self._counters.add(self._c_oddities, self._streams.pop(slot).body.oddities)
+        self._told.pop(slot, None)
+        self._drop_partial(slot)
+        self._done_with.pop(slot, None)
 
     def _drop_partial(self, slot: int) -> None:
         self._partial.pop(slot, None)
@@ -388,15 +392,15 @@ class Stage:
         self.ring_out |= out.publish()
         self._pending = []
         if self._done is not None:
-            reader, position = self._done
+            index, position = self._done
             self._done = None
-            if reader.release(position):
-                self.freed.append(self._ins.index(reader))
+            if self._ins[index].release(position):
+                self.freed.append(index)
         return True
 
 
-def _opened(slot: int, stream: Stream) -> Pending:
-    return records.OPEN, slot, stream.opened_ns, 0, stream.opened, records.WHOLE, 0
+def _opened(slot: int, stream: Stream, flags: int = 0) -> Pending:
+    return records.OPEN, slot, stream.opened_ns, 0, stream.opened, records.WHOLE | flags, 0
 
 
 def _broken(ending: Ending) -> bool:

@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ringcast.broker.client import Client, ClientStream, connect
+    from ringcast.broker.credit import BackpressureController, BackpressureError
     from ringcast.errors import ConnectionLost, NotRunning, RequestError, RingcastError
     from ringcast.shm.tokens import (
         Citation,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ringcast.broker.client": ("Client", "ClientStream", "connect"),
+    "ringcast.broker.credit": ("BackpressureController", "BackpressureError"),
     "ringcast.errors": ("ConnectionLost", "NotRunning", "RequestError", "RingcastError"),
     "ringcast.shm.tokens": (
         "Citation",
@@ -53,6 +55,8 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BackpressureController",
+    "BackpressureError",
     "Citation",
     "Client",
     "ClientStream",

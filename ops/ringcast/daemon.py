@@ -73,7 +73,7 @@ def _sweep(run_dir: Path) -> None:
     """Remove what a daemon that was killed left behind; we hold its lock, so it is dead."""
     left = rundir.read(run_dir)
     if left is not None and child.start_time(left.pid) != left.start_time:
-        for name in left.segments:
+        for name in filter(None, (*left.segments, left.reserve)):
             segment.remove(name)
     for name in rundir.SOCKETS:
         (run_dir / name).unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from ringcast.errors import AlreadyRunning, NotRunning, RunDirError
 LOCK: Final = "ringcast.lock"
 STATE: Final = "state.json"
 CLIENT_SOCKET: Final = "client.sock"
+SHUT: Final = "client.shut"  # the same while nobody may come in
 SOCKETS: Final = (CLIENT_SOCKET, "control.sock")
 # sockaddr_un holds 108 bytes, the last of them zero.
 MAX_PATH: Final = 107
@@ -51,6 +52,7 @@ class State(msgspec.Struct):
     socket: str
     status: str = "starting"
     segments: list[str] = []
+    reserve: str = ""  # a segment that the broker makes and removes as it needs it
     processes: list[ProcessState] = []
 
 
@@ -81,7 +83,7 @@ def prepare(path: Path) -> Path:
 
 
 def verify(path: Path) -> Path:
-    """Check owner, mode, type and length. Raises `RunDirError`."""
+    """Check owner, mode, type and length, and what lies where. Raises `RunDirError`."""
     measure(path)
     try:
         info = path.lstat()
@@ -94,7 +96,18 @@ def verify(path: Path) -> Path:
     if info.st_mode & 0o077:
         mode = stat.S_IMODE(info.st_mode)
         raise RunDirError(f"run directory {path} has mode {mode:o}; run chmod 700 {path}")
+    for name in SOCKETS:
+        _verify_socket(path / name)
     return path
+
+
+def _verify_socket(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise RunDirError(f"{path} is in the way: not a socket (links are not followed)")
 
 
 def measure(path: Path) -> None:
@@ -120,7 +133,7 @@ class Lock:
 
     def release(self) -> None:
         """Give the directory back; everything the daemon put there goes, the lock last."""
-        for name in (*SOCKETS, STATE, LOCK):
+        for name in (*SOCKETS, SHUT, STATE, LOCK):
             (self._path / name).unlink(missing_ok=True)
         os.close(self.fd)
 

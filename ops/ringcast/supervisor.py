@@ -44,6 +44,7 @@ CRASH_PAUSE_S: Final = 0.05
 LOOK_MS: Final = 500  # between two looks at heartbeats, the parent and the run directory
 YOUNG_S: Final = 0.1  # who dies earlier may die of its birth; others are replaced at once
 DESCRIPTORS: Final = 16384
+FEWEST: Final = 256  # a broker has 40 open when nobody is there, and must never run out
 
 
 class Child(msgspec.Struct, dict=True):
@@ -106,8 +107,8 @@ class Supervisor:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         faulthandler.register(signal.SIGUSR1)  # prints all stacks; its default is death
         self._poll.register(wake_read, select.POLLIN)
-        _allow_descriptors()
         try:
+            _allow_descriptors()
             self._start_all()
             self._watch(wake_read)
         finally:
@@ -128,6 +129,7 @@ class Supervisor:
         self._segments = self._wiring.create(self._state.pid, self._state.start_time)
         self._state.status = "starting"
         self._state.segments = [one.name for one in self._segments]
+        self._state.reserve = self._wiring.spill
         for ring in self._segments[1:]:  # no child inherits a mapping that it did not make
             ring.close()
         self._changed()
@@ -244,6 +246,13 @@ class Supervisor:
                     print(f"ringcast: {one.role} {one.index} hangs; killing it", file=sys.stderr)
                     one.process.kill()
 
+    def _kill(self, role: str, index: int) -> None:
+        """Kill a process; it is then replaced like any other that has died."""
+        for one in self._children.values():
+            if (one.role, one.index) == (role, index):
+                one.process.kill()
+                one.process.join(1)
+
     def _forget(self, fd: int) -> Child:
         dead = self._children.pop(fd)
         self._poll.unregister(fd)
@@ -288,6 +297,10 @@ class Supervisor:
 
     def _renew(self, dead: Child) -> None:
         """Start a process in a dead one's place. Raises `StartupError`."""
+        for (role, index), fault in self._wiring.mend(dead.role, dead.index).items():
+            print(f"ringcast: {fault}; made another ring, for {role} {index} too", file=sys.stderr)
+            if role != "broker":  # it looks for itself, when the new worker asks it
+                self._kill(role, index)
         self._wiring.hand_over(dead.role, dead.index)
         self._start(dead.role, dead.index, dead.state.restarts + 1)
 
@@ -323,6 +336,7 @@ class Supervisor:
         for one in self._segments:
             segment.remove(one.name)
         self._segments = []
+        segment.remove(self._wiring.spill)
         self._wiring.close()
 
     def _changed(self) -> None:
@@ -334,9 +348,15 @@ class Supervisor:
 
 
 def _allow_descriptors() -> None:
-    """Raise the soft limit: many systems grant 1,024, and each stream has a socket."""
+    """Raise the soft limit: many systems grant 1,024, and each stream has a socket.
+
+    Raises `StartupError` if the hard limit is too low to begin with.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if wanted < FEWEST:
+        text = f"only {wanted} files may be open, {FEWEST} must be (RLIMIT_NOFILE, ulimit -n)"
+        raise StartupError(text)
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 

@@ -8,15 +8,14 @@ from typing import Any
 
 import msgspec
 import pytest
-import zmq
 from fakes.daemon import Daemon, daemon
+from fakes.peer import Peer, chat
 
 from ringcast.broker import protocol
 from ringcast.replay.numbered import numbered_tokens
 from ringcast.replay.process import spawned
 from ringcast.shm.tokens import Text
 
-ANSWER_MS = 20_000
 MAX_REQUEST = 100_000
 UNLIMITED = 1 << 20
 
@@ -40,58 +39,11 @@ def running() -> Iterator[Daemon]:
         yield started
 
 
-class Peer:
-    """A client of few lines."""
-
-    def __init__(self, running: Daemon, routing_id: bytes = b"") -> None:
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-        self.socket = context.socket(zmq.DEALER)
-        self.socket.linger = 0
-        if routing_id:
-            self.socket.routing_id = routing_id
-        self.socket.connect(f"ipc://{running.directory}/client.sock")
-
-    def send(self, *frame: Any) -> None:
-        self.socket.send(msgspec.msgpack.encode(frame))
-
-    def answer(self) -> list[Any]:
-        """The next frame."""
-        assert self.socket.poll(ANSWER_MS), "no answer"
-        frame: list[Any] = msgspec.msgpack.decode(self.socket.recv())
-        return frame
-
-    def ask(self, *frame: Any) -> list[Any]:
-        """Send, and return the answer."""
-        self.send(*frame)
-        return self.answer()
-
-    def hello(self) -> Peer:
-        """Be let in."""
-        assert self.ask("hello", 1, "a-peer", 1)[0] == "welcome"
-        return self
-
-    def tokens(self, handle: int) -> list[list[Any]]:
-        """All tokens of a stream, with credit for each batch."""
-        tokens: list[list[Any]] = []
-        while not tokens or tokens[-1][0] not in ("done", "error"):
-            name, runs = self.answer()
-            assert name == "tokens"
-            for run_handle, first, run in runs:
-                assert (run_handle, first) == (handle, len(tokens))
-                tokens += run
-            self.send("credit", [[handle, len(tokens)]])
-        return tokens
-
-
 @pytest.fixture
 def peer(running: Daemon) -> Iterator[Peer]:
     made = Peer(running)
     yield made
     made.socket.close()
-
-
-def chat(model: str) -> dict[str, Any]:
-    return {"model": model, "messages": [{"role": "user", "content": "hi"}]}
 
 
 def test_a_conversation(peer: Peer) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import pytest
 from fakes.pipeline import Inbox, Pipeline
 
+from ringcast.broker.credit import BackpressureController
+from ringcast.broker.log import Log
+from ringcast.broker.session import Sessions
+from ringcast.broker.stream import Stream
 from ringcast.errors import Code, RequestError
 from ringcast.replay.numbered import numbered_events, numbered_tokens
 from ringcast.shm import records
-from ringcast.shm.ring import Writer
+from ringcast.shm.ring import Reader, Writer, hand_over
 from ringcast.shm.tokens import Text, encoder
 
 
@@ -241,3 +245,37 @@ def test_parts_of_a_large_token_are_given_back_at_once() -> None:
     assert pipeline.fan_out()
     reader = pipeline.broker_reader
     assert reader.free >= reader.capacity >> 2
+
+
+def test_fragments_wait_for_their_last_in_the_ring() -> None:
+    """A broker may die between two of them: its successor needs them all."""
+    pipeline = Pipeline()
+    stream = pipeline.open(1, "chat", [], 1 << 16)
+    writer = Writer(pipeline.out_memory)
+
+    def write(kind: int, payload: bytes, flags: int = records.WHOLE) -> None:
+        while not writer.append(kind, 1, 0, 10, payload, flags, 1):
+            writer.publish()
+            assert pipeline.fan_out()
+
+    token = encoder.encode([Text("x" * 9000)])
+    for _ in range(500):  # nobody keeps these, and three quarters of the ring are full of them
+        write(records.CHECKPOINT, b"x" * 64)
+    write(records.TOKENS, token[:4000], records.BEGIN)
+    write(records.TOKENS, token[4000:8000], 0)
+    for _ in range(220):  # room is needed again; not half of the ring, or nothing is held so long
+        write(records.CHECKPOINT, b"x" * 64)
+    writer.publish()
+    while pipeline.fan_out():
+        pass
+    assert stream.end == 0
+    hand_over(pipeline.out_memory, consumer=True)
+    assert writer.append(records.TOKENS, 1, 0, 10, token[8000:], records.LAST, 1)
+    writer.publish()
+    reader = Reader(pipeline.out_memory)
+    successor = Sessions([Log(reader)])
+    successor.add(Stream(1, b"%016d" % 1, "fake", "model", 0, 0, BackpressureController()))
+    while batch := reader.poll():
+        successor.ingest(successor.logs[0], batch)
+    (kept,) = successor.streams[1].entries
+    assert bytes(kept.payload) == token

@@ -49,6 +49,24 @@ def test_a_file_is_refused(tmp_path: Path) -> None:
         rundir.prepare(tmp_path / "file" / "run")
 
 
+@pytest.mark.parametrize("name", rundir.SOCKETS)
+@pytest.mark.parametrize("kind", ["file", "directory", "link"])
+def test_what_lies_where_a_socket_belongs_is_refused(name: str, kind: str, place: Path) -> None:
+    way = place / name
+    match kind:
+        case "file":
+            way.write_text("somebody's")
+        case "directory":
+            way.mkdir()
+        case "link":
+            way.symlink_to(place / "elsewhere")
+    text = rf"{way} is in the way: not a socket \(links are not followed\)"
+    for ask in (rundir.prepare, rundir.verify):
+        with pytest.raises(RunDirError, match=text):
+            ask(place)
+    assert os.path.lexists(way)
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
 def test_another_owner_is_refused(place: Path) -> None:
     os.chown(place, 4711, -1)

@@ -198,6 +198,19 @@ async def test_a_killed_provider_process_is_replaced_and_its_streams_end(running
     assert children(running) == pids(running)
 
 
+@in_loop
+async def test_who_asks_while_a_process_is_replaced_is_served(running: Daemon) -> None:
+    """A request waits for the provider process, and is asked again if the broker dies with it."""
+    async with running.connect() as client:
+        for role in ("provider", "broker", "worker", "provider"):
+            running.kill(role)
+            streams = await asyncio.gather(
+                *(ask(client, f"up/numbered;n=20;pace=0;seed={i}") for i in range(5))
+            )
+            for number, stream in enumerate(streams):
+                assert texts(await take(stream)) == list(numbered_tokens(20, number))
+
+
 @pytest.mark.parametrize("others", [["worker"], ["provider"], ["worker", "provider"]], ids=str)
 @in_loop
 async def test_the_broker_and_others_killed_at_once(others: list[str], running: Daemon) -> None:

@@ -43,14 +43,16 @@ def test_r2_each_end_has_lines_of_its_own() -> None:
     producer = (
         layout.W_TAIL,
         layout.W_PRODUCER_BEAT,
-        layout.W_EPOCH_SEEN,
+        layout.W_NUMBER,
         layout.W_WAITING,
+        layout.W_PRODUCER_POISON,
     )
     consumer = (
         layout.W_HEAD,
         layout.W_RELEASED,
         layout.W_SLEEPING,
         layout.W_CONSUMER_BEAT,
+        layout.W_CONSUMER_POISON,
     )
     lines = [{word * 8 // 128 for word in words} for words in (range(8), producer, consumer)]
     assert [len(line) for line in lines] == [1, 1, 1]

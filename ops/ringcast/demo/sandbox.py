@@ -125,5 +125,5 @@ def _stop(run_dir: Path, child: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         child.kill()  # its own children die with it
         child.wait()
-        for name in state.segments if state else ():
+        for name in filter(None, (*state.segments, state.reserve)) if state else ():
             segment.remove(name)

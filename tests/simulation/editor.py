@@ -1,0 +1,179 @@
+"""A client of the simulation: `broker.client.Client`, and somebody who reads, stalls and leaves."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ringcast.broker import protocol
+from ringcast.broker.client import Client, ClientStream
+from ringcast.errors import Code, RequestError
+from ringcast.shm.tokens import Done, Error
+
+from .ledger import Deaths, Entry, Violation
+from .link import Link
+from .loop import Loop
+
+_MESSAGES = [{"role": "user", "content": "go"}]
+_GONE = (Code.SLOW_CONSUMER, Code.OFFSET_GONE)
+
+
+class Reading:
+    """One reader of one stream."""
+
+    def __init__(self, entry: Entry, stream: ClientStream, opens: bool) -> None:
+        self.entry = entry
+        self.stream = stream
+        self.opens = opens
+        self.over = False
+
+
+class Editor:
+    """One client process."""
+
+    def __init__(self, name: bytes, loop: Loop, deaths: Deaths) -> None:
+        """To be told HELLO once it runs in its loop: `greet`."""
+        self.loop = loop
+        self.deaths = deaths
+        self.link = Link(name, "client.sock")
+        self.readings: list[Reading] = []
+        self.stalled = False
+        self.dead = False
+        client = self.client = Client(Path("simulation"), name="editor")
+        # What `Client.__aenter__` does, but for waiting.
+        client._loop = loop  # type: ignore[assignment]
+        client._socket = self.link  # type: ignore[assignment]
+        client._welcome = loop.create_future()  # type: ignore[assignment]
+        self.link.on_messages = client._on_messages
+        self.link.on_connected = lambda: client._on_connections([[]])
+
+    def greet(self) -> None:
+        """Say HELLO and keep alive."""
+        self.client._beat = self.loop.create_task(self.client._keep_alive())  # type: ignore[assignment]
+        self.client._hello()
+
+    def step(self, draw: random.Random) -> bool:
+        """Hear some messages, make a turn, read a little."""
+        if self.stalled or self.dead:
+            return False
+        moved = self.link.hear(draw.randint(1, 4))
+        moved |= self.loop.turn()
+        for reading in self.readings:
+            if not reading.over and draw.random() < 0.7:
+                moved |= self._read(reading, draw.choice((1, 5, 99)))
+        return moved
+
+    def settle(self) -> bool:
+        """Hear and read all there is."""
+        if self.dead:
+            return False
+        moved = self.link.hear(1 << 20) | self.loop.turn()
+        for reading in self.readings:
+            if not reading.over:
+                moved |= self._read(reading, 1 << 20)
+        return moved
+
+    @property
+    def open_handles(self) -> list[Reading]:
+        """Readers that have not come to their end."""
+        return [reading for reading in self.readings if not reading.over]
+
+    # what a user does: as `Client._open`, `attach`, without waiting for the answer
+
+    def open(self, entry: Entry, window: int, identity: bytes) -> None:
+        """Start a stream."""
+        request = {"model": f"local/{entry.answer.name}", "messages": _MESSAGES}
+        entry.id = identity
+        raw = msgspec.Raw(protocol.encode(request))
+        stream = self.client._new(-1, window)
+        self._ask(entry, stream, protocol.Open(stream._handle, raw, window, entry.id), True)
+
+    def attach(self, entry: Entry, after: int, window: int) -> None:
+        """Read a stream from behind token `after`."""
+        entry.acked = max(entry.acked, after + 1)
+        stream = self.client._new(after, window)
+        frame = protocol.Attach(stream._handle, entry.id, after, window)
+        self._ask(entry, stream, frame, False)
+
+    def _ask(self, entry: Entry, stream: ClientStream, frame: Any, opens: bool) -> None:
+        stream._request = frame
+        self.readings.append(Reading(entry, stream, opens))
+        self.client._send(frame)
+
+    def cancel(self, reading: Reading) -> None:
+        """End its stream for everybody."""
+        if reading.stream.id:
+            reading.entry.cancelled = True
+            _ran(reading.stream.cancel())
+
+    def detach(self, reading: Reading) -> None:
+        """Stop reading; the rest is somebody else's."""
+        reading.over = True
+        reading.entry.alone = True
+        _ran(reading.stream.detach())
+
+    def die(self) -> None:
+        """The process is gone."""
+        self.dead = True
+        self.link.close()
+        self.loop.die()
+        for reading in self.readings:
+            reading.entry.alone |= not reading.over
+
+    def _read(self, reading: Reading, most: int) -> bool:
+        """Take up to `most` tokens. Raises `Violation`."""
+        stream, entry = reading.stream, reading.entry
+        moved = within = False
+        for _ in range(most):
+            within = True
+            step = stream.__anext__()
+            try:
+                step.send(None)
+            except StopIteration as taken:
+                entry.see(stream.seq, taken.value)
+                moved = True
+                if isinstance(taken.value, Done | Error) and stream._batches:
+                    raise Violation(f"{entry.answer.name}: more after the end") from None
+                continue
+            except StopAsyncIteration:
+                reading.over = True
+                moved = True
+            except RequestError as error:
+                self._cut(reading, error)
+                moved = True
+            else:
+                step.close()
+            within = False
+            break
+        # It gives credit when it asks for another batch, for all before that.
+        entry.acked = max(entry.acked, stream.seq + 1 - within * stream._index)
+        if stream._ended and not stream._batches:
+            entry.acked = max(entry.acked, stream._next)
+        return moved
+
+    def _cut(self, reading: Reading, error: RequestError) -> None:
+        """The reader was refused, or cut off. Raises `Violation` if it should not have been."""
+        entry, stream = reading.entry, reading.stream
+        reading.over = True
+        refused = not stream.id
+        number = stream._next
+        if error.code in _GONE and entry.is_lost(number):
+            return
+        if error.code == Code.UNKNOWN_STREAM and refused:
+            return  # it was asked for too early, or too late
+        if error.code == Code.INTERRUPTED and refused and reading.opens and self.deaths.provider:
+            entry.cancelled = True  # there was never such a stream
+            return
+        raise Violation(f"{entry.answer.name}: reader at {number}: {error.code}: {error.message}")
+
+
+def _ran(coroutine: Any) -> None:
+    """Run a coroutine that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    raise Violation("it waits")
