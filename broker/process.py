@@ -205,7 +205,7 @@ class Process:
             self._reconcile(index)
         live = {one.slot for ready in self._providers.values() for one in ready.live}
         again = self._sessions.again  # of all others our predecessor knew, or `_reconcile` asks
-        again[:] = [one for one in again if one.stream.slot in live]
+        again[:] = [one for one in again if one.lost or one.stream.slot in live]
         for stream in self._sessions.streams.values():
             if stream.slot not in self._leases and not stream.settled:
                 self._lease(stream)

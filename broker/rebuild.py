@@ -17,7 +17,7 @@ from collections.abc import Callable
 from ringcast.broker.log import Log
 from ringcast.broker.session import Sessions
 from ringcast.broker.spill import Spill
-from ringcast.broker.stream import Stream
+from ringcast.broker.stream import Again, Stream
 from ringcast.providers.commands import Live
 from ringcast.shm import records
 from ringcast.shm.ledger import NOBODY
@@ -34,6 +34,7 @@ class Rebuild:
         self._workers = {log.worker for log in sessions.logs}  # of whom no START was read
         self._providers = set(range(providers))  # who have not reported
         self.last_slot = 0
+        self._lost: dict[int, int] = {}  # what no worker knows either: slot, and when it said so
         self.orphans: list[Stream] = []  # met too late for anybody to know of them
         sessions.strange = self._strange
 
@@ -55,7 +56,11 @@ class Rebuild:
             return None
         if record.kind == records.OPEN and record.flags & records.TERMINAL:
             return None  # all that it said has left the ring
-        if record.kind == records.AGAIN or (self.complete and record.kind != records.OPEN):
+        if record.kind == records.AGAIN:
+            if record.flags & records.TERMINAL:
+                self._lost[record.stream] = record.a
+            return None
+        if self.complete and record.kind != records.OPEN:
             return None
         stream = self._add(record.stream, log.worker)
         if self.complete:  # its provider process wrote this and died before it could report
@@ -82,9 +87,14 @@ class Rebuild:
                 self._sessions.by_id[stream.id] = stream
             stream.window.told = max(stream.window.told, one.limit)
             stream.again_ns = max(stream.again_ns, now_ns)  # an earlier end was not this one's
+            if one.slot in self._lost and not stream.terminal:
+                lost = Again(stream, True, None, 0, self._lost.pop(one.slot))
+                self._sessions.again.append(lost)
         slots = {one.slot for one in live}
         again = self._sessions.again
-        again[:] = [a for a in again if a.stream.slot not in slots or a.ended_ns > now_ns]
+        again[:] = [
+            a for a in again if a.lost or a.stream.slot not in slots or a.ended_ns > now_ns
+        ]
 
     def spilled(self, spill: Spill, workers: int) -> None:
         """Take in what the predecessor had moved out of the rings; before anything else."""

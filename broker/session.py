@@ -100,17 +100,22 @@ class Sessions:
         """Keep what a successor of the worker needs, and who could go on."""
         if record.kind == records.OPEN:
             self.opened(stream, record)
+            stream.followed |= not stream.end
         elif record.kind == records.CHECKPOINT:
-            stream.state = bytes(record.payload)
+            stream.followed, stream.state = True, bytes(record.payload)
             stream.base, stream.raw = (record.a, record.b), record.b
             if not stream.entries and stream.end < record.a:  # what was before has left the log
                 stream.end = record.a
                 stream.processed = max(stream.processed, record.a)
                 stream.paid = record.b
-        elif record.kind == records.AGAIN and record.a > stream.again_ns and not stream.terminal:
-            stream.again_ns = record.a
+        elif record.kind == records.AGAIN and not stream.terminal:
+            self._again(stream, record)
+
+    def _again(self, stream: Stream, record: Record) -> None:
+        lost = bool(record.flags & records.TERMINAL)
+        if lost or record.a > stream.again_ns:
+            stream.again_ns = max(stream.again_ns, record.a)
             cursor = decode_cursor(record.payload) if record.payload else None
-            lost = bool(record.flags & records.TERMINAL)
             self.again.append(Again(stream, lost, cursor, record.b, record.a))
 
     def opened(self, stream: Stream, record: Record) -> None:
@@ -163,7 +168,7 @@ class Sessions:
         return [
             Adopted(s.slot, s.opened, s.opened_ns, *s.base, s.state)
             for s in self.streams.values()
-            if s.worker == worker and s.opened and not s.terminal
+            if s.worker == worker and s.followed and s.opened and not s.terminal
         ]
 
     def _join(self, log: Log, stream: Stream, record: Record) -> Record | None:

@@ -117,6 +117,7 @@ class Stream:
         "end",
         "entries",
         "failed",
+        "followed",
         "heaped",
         "id",
         "model",
@@ -181,6 +182,7 @@ class Stream:
         self.opened_ns = 0
         self.base = (0, 0)  # the next token's number, and raw bytes dealt with
         self.state = b""
+        self.followed = False  # whether this is known: from its beginning or a CHECKPOINT on
 
     @property
     def settled(self) -> bool:

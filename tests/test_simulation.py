@@ -31,6 +31,11 @@ def test_many_histories() -> None:
     assert tally.tokens > RUNS
 
 
+def test_a_worker_and_the_broker_at_once() -> None:
+    """More than is promised to be survived: tokens may be lost, but nothing hangs or lies."""
+    assert begin(1, RUNS, at_once=True).violations == []
+
+
 @pytest.mark.parametrize("seed", ONCE_WRONG)
 def test_a_history_that_once_went_wrong(seed: int) -> None:
     assert begin(seed, 1).violations == []

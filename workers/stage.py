@@ -92,6 +92,8 @@ class Stage:
         self._pending: list[Pending] = [self._start()]
         self._done: tuple[int, int] | None = None  # input to release: its ring, and up to where
         self._dead: set[int] = set()  # streams whose END is in this round
+        self._said: set[int] = set()  # streams that have had their last token, but not their END
+        self._strangers: set[int] = set()  # streams whose input comes, and which nobody knows
         self._behind: list[tuple[int, int, bytes]] = []  # streams that can go on at a cursor
         self._tokens = 0
         self.blocked = False
@@ -183,7 +185,10 @@ class Stage:
         if kind == records.END:
             self._end(slot, stream, record, now_ns)
             return
-        if stream is None:  # it had its end from a worker that is gone
+        if stream is None:  # it has had its end, or it was lost with a broker and a worker
+            if slot not in self._strangers and slot not in self._said:
+                self._strangers.add(slot)
+                self._pending.append(_lost(slot, record))
             return
         if self._done_with and record.b <= self._done_with.get(slot, -1) and kind == records.DATA:
             return
@@ -209,8 +214,14 @@ class Stage:
         said = stream is not None and (stream.next_seq or self._touched.get(slot))
         final = record.flags & records.TERMINAL
         if stream is None:
-            flags = records.WHOLE | (0 if ending.code == Code.INTERRUPTED else records.TERMINAL)
-            self._pending.append((records.AGAIN, slot, record.a, 0, b"", flags, 0))
+            self._strangers.discard(slot)
+            if slot in self._said:
+                self._said.remove(slot)
+                return
+            if ending.code == Code.INTERRUPTED:
+                self._pending.append((records.AGAIN, slot, record.a, 0, b"", records.WHOLE, 0))
+            else:
+                self._pending.append(_lost(slot, record))
         elif not final and _broken(ending) and (cursor := stream.body.cursor) is not None:
             self._behind.append((slot, record.a, records.encode(cursor)))
             stream.body.rejoin()
@@ -235,6 +246,7 @@ class Stage:
             self._touched[slot] = before + tokens
 
     def _open(self, slot: int, record: Record) -> None:
+        self._strangers.discard(slot)
         known = self._streams.get(slot)
         if known is not None and known.opened_ns == record.a:  # a predecessor has read it
             return
@@ -290,7 +302,9 @@ class Stage:
                 self._pending[number] = (kind, slot, a, b, payload, flags | records.MORE, count)
             if tokens and isinstance(tokens[-1], _TERMINAL):
                 self._pending.append(_opened(slot, stream, records.TERMINAL))
-                self._dead.add(slot)  # its END may never come, if its provider process dies
+                if slot not in self._dead:  # its END may never come, if its provider process dies
+                    self._dead.add(slot)
+                    self._said.add(slot)
         for slot, ended_ns, payload in self._behind:  # behind what was said before the end
             again = (records.AGAIN, slot, ended_ns, self._streams[slot].raw, payload)
             self._pending.append((*again, records.WHOLE, 0))
@@ -401,6 +415,10 @@ class Stage:
 
 def _opened(slot: int, stream: Stream, flags: int = 0) -> Pending:
     return records.OPEN, slot, stream.opened_ns, 0, stream.opened, records.WHOLE | flags, 0
+
+
+def _lost(slot: int, record: Record) -> Pending:
+    return records.AGAIN, slot, record.a, 0, b"", records.WHOLE | records.TERMINAL, 0
 
 
 def _broken(ending: Ending) -> bool:

@@ -44,7 +44,7 @@ CRASH_PAUSE_S: Final = 0.05
 LOOK_MS: Final = 500  # between two looks at heartbeats, the parent and the run directory
 YOUNG_S: Final = 0.1  # who dies earlier may die of its birth; others are replaced at once
 DESCRIPTORS: Final = 16384
-FEWEST: Final = 256  # a broker has 40 open when nobody is there, and must never run out
+FEWEST: Final = 1024  # the broker must never run out: with 256, bursts were faster than its door
 
 
 class Child(msgspec.Struct, dict=True):

@@ -103,6 +103,8 @@ class Entry:
         match code:
             case Code.CANCELLED:
                 return self.cancelled or self.alone
+            case Code.INTERRUPTED | Code.WORKER_LOST if deaths.at_once:
+                return True
             case Code.INTERRUPTED | Code.TRANSPORT if self.answer.api == "responses" and number:
                 return ends > RESUMES
             case Code.INTERRUPTED if not number:
@@ -123,7 +125,8 @@ class Entry:
         """Say whether token `number` may be gone: nobody was to keep it, or who did has died."""
         nowhere = self.seen < 0 and self.deaths.broker > 0 and self.provider_deaths > 0
         torn = self.answer.largest > LARGE and self.deaths.broker > 0
-        return number < self.acked or self.heap_lost or self.start_lost or nowhere or torn
+        rare = torn or self.deaths.at_once
+        return number < self.acked or self.heap_lost or self.start_lost or nowhere or rare
 
     def _check(self, holds: bool, what: str) -> None:
         if not holds:

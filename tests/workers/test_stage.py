@@ -17,7 +17,9 @@ from ringcast.shm.ring import Reader, Record, Writer
 from ringcast.shm.tokens import Done, Error, StreamToken, Text, ToolCall, decoder
 from ringcast.workers.stage import SILENT_BYTES, Stage
 
-BODY = b"".join(numbered_events("chat", 20, 0, clock=False))
+EVENTS = list(numbered_events("chat", 20, 0, clock=False))
+BODY = b"".join(EVENTS)
+BEGINNING = b"".join(EVENTS[:6])  # five tokens behind the first event
 
 
 class Bench:
@@ -104,21 +106,21 @@ def of_kind(taken: list[Record], kind: int) -> list[Record]:
 
 def test_a_round_is_visible_at_once_or_not_at_all() -> None:
     bench = Bench()
+    first, rest = BEGINNING, BODY[len(BEGINNING) :]
     bench.open(1)
-    bench.data(1, BODY)
+    bench.data(1, first)
     before = bench.reader.released
     assert bench.step()
     assert bench.reader.released > before  # only once the tokens are out
     taken = bench.taken()
-    assert [record.kind for record in taken] == [
-        records.START,
-        records.OPEN,
-        records.TOKENS,
-        records.CHECKPOINT,
-        records.OPEN,  # once more behind the end, for a broker that begins to read there
-    ]
+    kinds = [record.kind for record in taken]
+    assert kinds == [records.START, records.OPEN, records.TOKENS, records.CHECKPOINT]
     (checkpoint,) = of_kind(taken, records.CHECKPOINT)
-    assert (checkpoint.stream, checkpoint.a, checkpoint.b) == (1, 22, bench.raw)
+    assert (checkpoint.stream, checkpoint.a, checkpoint.b) == (1, 5, bench.raw)
+    bench.data(1, rest)
+    assert bench.step()
+    # OPEN once more behind the end, for a broker that begins to read there.
+    assert [record.kind for record in bench.taken()] == [records.TOKENS, records.OPEN]
 
 
 def test_killed_before_its_publish() -> None:
@@ -249,7 +251,7 @@ def test_two_ends_of_one_stream_in_a_round() -> None:
     said = [record for record in of_kind(taken, records.TOKENS) if record.count]
     assert [record.stream for record in said] == [1]
     assert plain(decoder.decode(said[0].payload)) == plain(decode("chat", [BODY]))
-    assert [record.stream for record in of_kind(taken, records.AGAIN)] == [2]
+    assert {record.stream for record in of_kind(taken, records.AGAIN)} == {2}
     assert not bench.stage.busy
 
 
@@ -261,7 +263,7 @@ def test_several_in_rings_have_their_turn() -> None:
         writer = Writer(memory)
         payload = encode_open(Open(b"%016d" % slot, "chat", "fake", "model"))
         writer.append(records.OPEN, slot, 0, 0, payload, records.WHOLE)
-        writer.append(records.DATA, slot, 0, len(BODY), BODY, records.WHOLE)
+        writer.append(records.DATA, slot, 0, len(BEGINNING), BEGINNING, records.WHOLE)
         writer.publish()
     assert stage.step(1)
     taken = Reader(out).poll()
