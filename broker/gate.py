@@ -95,11 +95,10 @@ class Door:
 class Rate:
     """How often each peer does something, in windows of a second. Pure: no clock."""
 
-    __slots__ = ("_counts", "_since", "limit")
+    __slots__ = ("_counts", "_since")
 
-    def __init__(self, limit: int) -> None:
-        """`limit` — times a window that a peer may do it; judged by who counts."""
-        self.limit = limit
+    def __init__(self) -> None:
+        """Nobody has done anything yet."""
         self._since = 0.0
         self._counts: dict[bytes, int] = {}
 

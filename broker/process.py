@@ -10,14 +10,12 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 import uvloop
@@ -25,21 +23,20 @@ import zmq
 
 from ringcast import child
 from ringcast.broker import protocol
-from ringcast.broker.credit import LOOK_S, BackpressureController, Budget
-from ringcast.broker.gate import DOMAIN, Door, Gate, Rate
+from ringcast.broker.credit import LOOK_S
+from ringcast.broker.desk import Desk
+from ringcast.broker.dispatch import Dispatch
+from ringcast.broker.gate import DOMAIN, Door, Gate
 from ringcast.broker.log import Log
-from ringcast.broker.protocol import Refused
 from ringcast.broker.rebuild import Rebuild
-from ringcast.broker.session import RING_CORRUPT, Sessions
+from ringcast.broker.session import Sessions
 from ringcast.broker.spill import Spill, capacity_for
-from ringcast.broker.stream import Again, Client, Stream, Subscription
+from ringcast.broker.stream import Stream
 from ringcast.config import Config
-from ringcast.errors import Code, Fenced, RequestError, RingCorrupt
+from ringcast.errors import Code, Fenced, RingCorrupt
 from ringcast.providers import commands
-from ringcast.providers.request import refuse
 from ringcast.shm import counters, segment
 from ringcast.shm.ledger import Ledger
-from ringcast.shm.records import Cursor, decode_checkpoint
 from ringcast.shm.reserve import Reserve
 from ringcast.shm.ring import Reader, hand_over
 from ringcast.shm.tokens import Error
@@ -48,35 +45,13 @@ from ringcast.sockets import Message, Socket, make
 
 TICK_S: Final = 0.02  # bounds what a lost wake-up costs (layout, R9)
 IDLE_TICK_S: Final = 0.25
-SILENCE: Final = 3  # heartbeats that a client may miss
 LATE_S: Final = 1.0  # a tick this late means that the whole process stood still
 POLL: Final = 256
-ATTEMPTS: Final = 3  # sendings of one request, each by another provider process
-FIRST_WINDOW: Final = 32 << 10  # bytes: more than a client processes before it gives credit
-RESUMES: Final = 5  # attempts to go on with one answer: 0, 0.5, 1.5, 3.5 and 7.5 s apart
-RESUME_PAUSE_S: Final = 0.5
 REBUILD_S: Final = 1.0  # how long a new broker waits for a process that may be dead as well
 REBUILD_LOOK_S: Final = 0.002
-HOLD_S: Final = 5.0  # how long a request waits for a provider process
-MAX_MODEL: Final = 512  # characters; it travels in records and is shown in tables
-# What one peer may do a second. A client that takes 835,000 tokens/s in batches of 64 says
-# CREDIT 13,000 times; over twice that nobody is served any more, but the others are.
-MESSAGES: Final = 30_000
-BAD_ANSWERS: Final = 10
-FLOOD: Final = "flood"
 BACKLOG: Final = 64  # connections that wait when the door is shut, and are let in all the same
-MAX_WINDOW: Final = 16 << 20  # bytes: of one reader, and under way to a client that asks for more
 # A request over its limit is still read, up to so many times as much, to say so.
 READ_FACTOR: Final = 4
-
-
-class _Named(msgspec.Struct):
-    """The one field of a request that the broker reads."""
-
-    model: str
-
-
-_decode_named = msgspec.msgpack.Decoder(_Named).decode
 
 
 def run(wiring: Wiring, config: Config, run_dir: Path, ready: Connection) -> None:
@@ -104,7 +79,6 @@ class Process:
         """Attach to the out-rings and bind both sockets."""
         self._config = config
         self._loop = asyncio.get_running_loop()
-        self._daemon = secrets.token_hex(8)
         self._started = time.monotonic()
         page = segment.attach(wiring.counters)
         self._page = page
@@ -130,21 +104,22 @@ class Process:
         self._ledger = segment.attach(wiring.ledger)
         self._sessions = Sessions(logs, Ledger(self._ledger.memory))
         self._sessions.tokens = self._counters.get(self._counters.slot("tokens_in"))
-        self._providers: dict[int, commands.Ready] = {}
-        credit = config.credit
-        self._budget = Budget(credit.budget_bytes, credit.window_min_bytes)
-        self._leases: dict[int, asyncio.TimerHandle] = {}
-        self._held: list[tuple[Client, protocol.Open, float]] = []  # since when
-        self._pauses: dict[int, asyncio.TimerHandle] = {}  # streams that go on in a while
-        self._slot = self._counters.get(self._counters.slot("streams"))
+        self._dispatch = Dispatch(self._sessions, config, self._command, self._loop)
+        self._desk = Desk(
+            self._sessions,
+            self._dispatch,
+            config,
+            self._counters,
+            self._follow_up,
+            self._status,
+            self._loop,
+        )
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
         self._gate = Gate(self._context)
         control = _router(self._context, sndhwm=0, rcvhwm=0)
         _bind(control, run_dir / "control.sock")
         self._control = Socket(control, self._on_reports)
-        self._clients: Socket | None = None
         self._door: Door | None = None
-        self._messages, self._bad_answers = Rate(MESSAGES), Rate(BAD_ANSWERS)
         self._rebuild: Rebuild | None = None
         self._asked: set[int] = set()  # provider processes that were asked to report
         self._tasks = [self._loop.create_task(self._tick())]
@@ -171,17 +146,13 @@ class Process:
         path = run_dir / "client.sock"
         self._door = Door(router, path, _free_descriptors() // 2)
         _bind(router, path)
-        self._clients = Socket(router, self._on_clients)
+        self._desk.socket = Socket(router, self._desk.on_messages)
 
     # after a predecessor's death
 
     def _nameless(self, slot: int, worker: int) -> Stream:
         process = (slot - 1) % self._config.processes.providers
-        return Stream(slot, b"", "", "", process, worker, self._open_window())
-
-    def _open_window(self) -> BackpressureController:
-        largest = self._config.credit.window_max_bytes
-        return self._budget.open(largest, initial=FIRST_WINDOW, clock=self._loop.time)
+        return Stream(slot, b"", "", "", process, worker, self._dispatch.window())
 
     async def _take_over(self, run_dir: Path) -> None:
         """Put the index together again, then let the clients in."""
@@ -191,24 +162,24 @@ class Process:
             for index in rebuild.silent - self._asked:
                 if self._command(index, commands.Report(self._counters.starts)):
                     self._asked.add(index)  # else it has not reconnected yet
-            await asyncio.sleep(REBUILD_LOOK_S if self._clients is None else TICK_S)
-            if self._clients is None and self._loop.time() > deadline:
+            await asyncio.sleep(REBUILD_LOOK_S if self._desk.socket is None else TICK_S)
+            if self._desk.socket is None and self._loop.time() > deadline:
                 self._rebuilt(rebuild, run_dir)
-        if self._clients is None:
+        if self._desk.socket is None:
             self._rebuilt(rebuild, run_dir)
 
     def _rebuilt(self, rebuild: Rebuild, run_dir: Path) -> None:
-        self._slot = max(self._slot, rebuild.last_slot)
+        self._desk.last_slot = max(self._desk.last_slot, rebuild.last_slot)
         for stream in rebuild.nameless():
-            self._command(stream.process, commands.Stop(stream.slot, True))
-        for index in self._providers:
-            self._reconcile(index)
-        live = {one.slot for ready in self._providers.values() for one in ready.live}
+            self._dispatch.stop(stream, cancel=True)
+        for index in self._dispatch.ready:
+            self._dispatch.reconcile(index)
+        live = {one.slot for ready in self._dispatch.ready.values() for one in ready.live}
         again = self._sessions.again  # of all others our predecessor knew, or `_reconcile` asks
         again[:] = [one for one in again if one.lost or one.stream.slot in live]
         for stream in self._sessions.streams.values():
-            if stream.slot not in self._leases and not stream.settled:
-                self._lease(stream)
+            if stream.slot not in self._desk.leases and not stream.settled:
+                self._desk.lease(stream)
         self._let_in(run_dir)
 
     # the out-rings
@@ -233,7 +204,7 @@ class Process:
             return
         if batch:
             self._follow_up()
-            self._flush()
+            self._desk.flush()
         if len(batch) == POLL or not reader.sleep():
             self._loop.call_soon(self._drain, number)
 
@@ -248,9 +219,9 @@ class Process:
         self._readers[number].corrupt(why)
         hand_over(self._segments[number].memory, producer=True)
         text = "shared memory was written over, and what came from it cannot be believed"
-        self._sessions.condemn(number, Error(RING_CORRUPT, text, retryable=True))
+        self._sessions.condemn(number, Error(Code.RING_CORRUPT, text, retryable=True))
         self._follow_up()
-        self._flush()
+        self._desk.flush()
 
     def _look_again(self, number: int) -> None:
         """Attach to an out-ring anew if another is in its place."""
@@ -269,333 +240,26 @@ class Process:
         """See to what the sessions noted: readers left behind, new limits, streams that ended."""
         behind, again = self._sessions.behind, self._sessions.again
         while behind:
-            self._cut(behind.pop())
-        while again and self._clients is not None:
-            self._go_on(again.pop())
+            self._desk.cut(behind.pop())
+        while again and self._desk.socket is not None:
+            self._dispatch.go_on(again.pop())
         while self._rebuild is not None and self._rebuild.orphans:
-            orphan = self._rebuild.orphans.pop()
-            self._command(orphan.process, commands.Abandon([(orphan.slot, orphan.worker)]))
+            self._dispatch.abandon(self._rebuild.orphans.pop(), "interrupted")
         granted, ended = self._sessions.granted, self._sessions.ended
         if granted:
-            limits: dict[int, list[tuple[int, int]]] = {}
-            for stream in granted:
-                limits.setdefault(stream.process, []).append((stream.slot, stream.window.told))
+            self._dispatch.grant(granted)
             granted.clear()
-            for process, told in limits.items():
-                self._command(process, commands.Grant(told))
         while ended:
             stream = ended.pop()
-            self._command(stream.process, commands.Stop(stream.slot, stream.failed))
-            if not stream.subscriptions and stream.slot not in self._leases:
-                self._lease(stream)
+            self._dispatch.stop(stream, cancel=stream.failed)
+            if not stream.subscriptions and stream.slot not in self._desk.leases:
+                self._desk.lease(stream)
 
     def _make_room(self, number: int) -> None:
         if self._sessions.make_room(self._sessions.logs[number]):
             self._lines[number].room.ring()
 
-    def _cut(self, subscription: Subscription) -> None:
-        stream, client, handle = subscription.stream, subscription.client, subscription.handle
-        if client.subscriptions.get(handle) is not subscription:  # it has left meanwhile
-            return
-        self._flush_client(client)
-        self._refuse(
-            client.route,
-            handle,
-            Code.SLOW_CONSUMER,
-            f"token {subscription.next} left the log before it was taken",
-            resume_after=subscription.next - 1,
-            first=stream.first,
-        )
-        self._unsubscribe(client, handle)
-
-    def _flush(self) -> None:
-        """Send every client what its outbox holds, one message each."""
-        dirty = self._sessions.dirty
-        while dirty:
-            _, client = dirty.popitem()
-            self._flush_client(client)
-
-    def _flush_client(self, client: Client) -> None:
-        if not client.runs:
-            return
-        add, slot = self._counters.add, self._counters.slot
-        add(slot("messages_out"))
-        add(slot("bytes_out"), client.size)
-        self._send(client.route, client.frame())
-
-    def _send(self, route: bytes, frame: bytes) -> None:
-        assert self._clients is not None
-        try:
-            if not self._clients.send((route, frame)):
-                self._lose(route)  # 10,000 messages behind, although credit bounds its data
-        except zmq.ZMQError:  # EHOSTUNREACH: the connection is gone
-            self._lose(route)
-
-    # the clients
-
-    def _on_clients(self, messages: list[Message]) -> None:
-        now = self._loop.time()
-        for parts in messages:
-            route = parts[0]
-            if (count := self._messages.count(route, now)) > MESSAGES:
-                if count == MESSAGES + 1:
-                    self._cut_off(route)
-                continue
-            if len(parts) != 2:
-                self._bad(route, Code.BAD_MESSAGE, f"{len(parts) - 1} parts, expected 1")
-                continue
-            try:
-                frame = protocol.decode_client(parts[1])
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
-                self._bad(route, *_why_bad(parts[1], error))
-                continue
-            self._on_frame(route, frame)
-        self._follow_up()
-        self._flush()
-
-    def _on_frame(self, route: bytes, frame: protocol.ClientFrame) -> None:
-        client = self._sessions.clients.get(route)
-        if isinstance(frame, protocol.Hello):
-            self._hello(route, frame)
-            return
-        if client is None:
-            self._bad(route, Code.HELLO_FIRST, "the first frame of a connection must be HELLO")
-            return
-        client.heard = self._loop.time()
-        handle = getattr(frame, "handle", -1)
-        try:
-            self._dispatch(client, frame)
-        except RequestError as error:
-            self._counters.add(self._counters.slot("refused"))
-            self._refuse(route, handle, error.code, error.message, **error.detail)
-
-    def _dispatch(self, client: Client, frame: protocol.ClientFrame) -> None:
-        match frame:
-            case protocol.Credit(grants):
-                for handle, processed in grants:
-                    self._sessions.credit(client, handle, processed)
-            case protocol.Open():
-                self._open(client, frame, client.heard)
-            case protocol.Attach():
-                self._attach(client, frame)
-            case protocol.Cancel(stream):
-                if not self._let_go(lambda _, held: held.stream == stream != b""):
-                    self._cancel(self._find(stream))
-            case protocol.Detach(handle):
-                self._let_go(lambda whose, held: whose is client and held.handle == handle)
-                self._unsubscribe(client, handle)
-            case protocol.Ping(nonce):
-                self._send(client.route, protocol.encode(protocol.Pong(nonce)))
-            case protocol.Bye():
-                self._lose(client.route)
-            case protocol.Status(request):
-                result = protocol.Result(request, self._status())
-                self._send(client.route, protocol.encode(result))
-
-    def _cut_off(self, route: bytes) -> None:
-        """Lose a peer that says too much; it is not heard for the rest of the second."""
-        text = f"over {MESSAGES} messages a second; what was open goes on for its lease"
-        self._counters.add(self._counters.slot("refused"))
-        self._refuse(route, -1, FLOOD, text, limit=MESSAGES)
-        self._lose(route)
-
-    def _hello(self, route: bytes, frame: protocol.Hello) -> None:
-        if frame.version != protocol.VERSION:
-            text = f"version {frame.version} is not spoken here, {protocol.VERSION} is"
-            self._bad(route, Code.UNSUPPORTED_VERSION, text)
-            return
-        clients, limit = self._sessions.clients, self._config.limits.max_clients
-        if route not in clients and len(clients) >= limit:
-            text = f"{limit} clients are connected (limits.max_clients)"
-            self._bad(route, Code.TOO_MANY_CLIENTS, text)
-            return
-        self._lose(route)  # it has connected again: what was under way to it is gone
-        clients[route] = Client(route, frame.name[:64], frame.pid)
-        clients[route].heard = self._loop.time()
-        welcome = protocol.Welcome(
-            protocol.VERSION, _version(), self._daemon, self._config.timeouts.heartbeat_s
-        )
-        self._send(route, protocol.encode(welcome))
-
-    def _open(self, client: Client, frame: protocol.Open, since: float) -> None:
-        """Start a stream, or hold the request (since when) until a provider process is there."""
-        window = self._window(frame.window)
-        size, limit = memoryview(frame.request).nbytes, self._config.limits.max_request_bytes
-        if size > limit:
-            text = f"has {size} bytes, {limit} are allowed (limits.max_request_bytes)"
-            raise refuse("request", text)
-        if frame.stream and len(frame.stream) != protocol.ID_BYTES:
-            raise refuse("stream", f"has {len(frame.stream)} bytes, not {protocol.ID_BYTES}")
-        if (known := self._sessions.by_id.get(frame.stream)) is not None:
-            self._read(client, frame.handle, known, -1, window)  # asked before, answer lost
-            return
-        if frame.handle in client.subscriptions:
-            raise RequestError(Code.DUPLICATE_REQUEST, f"handle {frame.handle} is in use")
-        live = sum(not stream.terminal for stream in self._sessions.streams.values())
-        if live >= (limit := self._config.limits.max_streams):
-            raise RequestError(
-                Code.TOO_MANY_STREAMS, f"{limit} streams are live (limits.max_streams)"
-            )
-        provider, model = self._resolve(frame.request)
-        process = self._slot % self._config.processes.providers
-        ready = self._providers.get(process)
-        if ready is None:
-            self._held.append((client, frame, since))  # it starts, or is being replaced
-            return
-        if provider in ready.disabled:
-            raise RequestError(
-                Code.PROVIDER_DISABLED, f"provider {provider}: {ready.disabled[provider]}"
-            )
-        self._slot += 1
-        stream = Stream(
-            self._slot,
-            frame.stream or secrets.token_bytes(protocol.ID_BYTES),
-            provider,
-            model,
-            process,
-            self._slot % len(self._lines),
-            self._open_window(),
-        )
-        start = commands.Start(
-            stream.slot, stream.id, stream.worker, provider, model, frame.request,
-            stream.window.told,
-        )  # fmt: skip
-        if not self._command(process, start):
-            stream.window.close()
-            self._slot -= 1
-            self._held.append((client, frame, since))  # it starts, or is being replaced
-            return
-        stream.start = start
-        self._sessions.add(stream)
-        self._counters.add(self._counters.slot("streams"))
-        self._read(client, frame.handle, stream, -1, window)
-
-
-    def _let_go(self, unwanted: Callable[[Client, protocol.Open], bool]) -> bool:
-        """Forget held requests that nobody wants any more; return whether there were any."""
-        gone = [one for one in self._held if unwanted(one[0], one[1])]
-        self._held = [one for one in self._held if one not in gone]
-        for client, frame, _ in gone:
-            text = "cancelled before a provider process was there"
-            self._refuse(client.route, frame.handle, Code.CANCELLED, text)
-        return bool(gone)
-
-    def _look_at_held(self) -> None:
-        """Try again to open what was held, and refuse what has waited long enough."""
-        held, self._held = self._held, []
-        for client, frame, since in held:
-            if self._sessions.clients.get(client.route) is not client:
-                continue
-            try:
-                if self._loop.time() - since > HOLD_S:
-                    text = f"no provider process was ready for {HOLD_S:g} s"
-                    raise RequestError(Code.INTERRUPTED, text)
-                self._open(client, frame, since)
-            except RequestError as error:
-                self._refuse(client.route, frame.handle, error.code, error.message, **error.detail)
-
-    def _window(self, asked: int) -> int:
-        """Return the window of a reader, in bytes; 0 asks for the default."""
-        if asked < 0:
-            raise refuse("window", f"{asked} is negative")
-        return min(asked, MAX_WINDOW) or self._config.credit.client_window_bytes
-
-    def _resolve(self, request: msgspec.Raw) -> tuple[str, str]:
-        """Return provider and model of a request's `model`, or say what is wrong with it."""
-        try:
-            named = _decode_named(request).model
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RequestError(Code.BAD_REQUEST, f"request: {error}") from None
-        provider, slash, model = named.partition("/")
-        known = self._config.providers
-        if not slash or not model:
-            raise refuse("model", f"{named[:80]!r} is not PROVIDER/model")
-        if len(named) > MAX_MODEL:
-            raise refuse("model", f"has {len(named)} characters, {MAX_MODEL} are allowed")
-        if provider not in known:
-            raise RequestError(
-                Code.UNKNOWN_PROVIDER,
-                f"no provider {provider[:40]!r}; known are {', '.join(sorted(known))}",
-                known=sorted(known),
-            )
-        return provider, model
-
-    def _reply_opened(self, client: Client, handle: int, stream: Stream) -> None:
-        opened = protocol.Opened(handle, stream.id, stream.provider, stream.model)
-        self._send(client.route, protocol.encode(opened))
-
-    def _attach(self, client: Client, frame: protocol.Attach) -> None:
-        stream = self._find(frame.stream)
-        self._read(client, frame.handle, stream, frame.after, self._window(frame.window))
-
-    def _read(self, client: Client, handle: int, stream: Stream, after: int, window: int) -> None:
-        known = client.subscriptions.get(handle)
-        if known is not None and known.stream is stream:  # asked twice on one connection
-            self._reply_opened(client, handle, stream)
-            return
-        readers, most = client.subscriptions.values(), self._config.limits.max_streams
-        if len(readers) >= most:
-            text = f"{most} readers are on this connection (limits.max_streams)"
-            raise RequestError(Code.TOO_MANY_STREAMS, text, limit=most)
-        if (under_way := sum(one.outstanding for one in readers)) > MAX_WINDOW:
-            text = f"{under_way} bytes are under way to you, the most is {MAX_WINDOW}: take some"
-            raise RequestError(Code.SLOW_CONSUMER, text, limit=MAX_WINDOW)
-        self._sessions.subscribe(client, handle, stream, after, window)
-        if (lease := self._leases.pop(stream.slot, None)) is not None:
-            lease.cancel()
-        self._reply_opened(client, handle, stream)  # before its tokens, sent by `_flush`
-
-    def _find(self, stream_id: bytes) -> Stream:
-        stream = self._sessions.by_id.get(stream_id)
-        if stream is None:
-            raise RequestError(Code.UNKNOWN_STREAM, "no such stream, or it left the log")
-        return stream
-
-    def _cancel(self, stream: Stream) -> None:
-        stream.cancelled = True
-        if stream.terminal:
-            return
-        if (pause := self._pauses.pop(stream.slot, None)) is not None:
-            pause.cancel()
-            self._abandon(stream, "cancelled")
-        else:
-            self._command(stream.process, commands.Stop(stream.slot, True))
-        if stream.state and (cursor := decode_checkpoint(stream.state).cursor) is not None:
-            self._command(stream.process, commands.Recall(stream.provider, stream.api, cursor))
-
-    def _unsubscribe(self, client: Client, handle: int) -> None:
-        stream = self._sessions.unsubscribe(client, handle)
-        if stream is not None and stream.slot in self._sessions.streams:
-            self._lease(stream)
-
-    def _lease(self, stream: Stream) -> None:
-        """Nobody reads a stream any more: keep it for a while, then end it."""
-        self._leases[stream.slot] = self._loop.call_later(
-            self._config.credit.lease_s, self._lease_over, stream
-        )
-
-    def _lease_over(self, stream: Stream) -> None:
-        self._leases.pop(stream.slot, None)
-        self._cancel(stream)
-        self._sessions.abandon(stream)
-
-    def _lose(self, route: bytes) -> None:
-        """A client is gone: its streams go on until their leases end."""
-        client = self._sessions.clients.pop(route, None)
-        self._sessions.dirty.pop(route, None)
-        if client is not None:
-            for handle in list(client.subscriptions):
-                self._unsubscribe(client, handle)
-
-    def _bad(self, route: bytes, code: str, message: str) -> None:
-        self._counters.add(self._counters.slot("bad_messages"))
-        if self._bad_answers.count(route, self._loop.time()) <= BAD_ANSWERS:
-            self._refuse(route, -1, code, message)
-
-    def _refuse(self, route: bytes, handle: int, code: str, message: str, **detail: Any) -> None:
-        self._send(route, protocol.encode(Refused(handle, code, message, detail)))
-
-    def _status(self) -> dict[str, Any]:
+    def _status(self, daemon: str) -> dict[str, Any]:
         """What `ringcast status` and `ringcast ps` show of streams and counters."""
         streams = [
             {
@@ -609,14 +273,14 @@ class Process:
             for stream in self._sessions.streams.values()
         ]
         return {
-            "daemon": self._daemon,
-            "version": _version(),
+            "daemon": daemon,
+            "version": protocol.server(),
             "uptime_s": round(time.monotonic() - self._started, 3),
             "clients": len(self._sessions.clients),
             "streams": streams,
             "providers": {
                 name: next(
-                    (r.disabled[name] for r in self._providers.values() if name in r.disabled),
+                    (r.disabled[name] for r in self._dispatch.ready.values() if name in r.disabled),
                     "ready",
                 )
                 for name in self._config.providers
@@ -646,17 +310,17 @@ class Process:
                     self._hand_over(parts[0], index)
 
     def _on_ready(self, report: commands.Ready) -> None:
-        index, before = report.index, self._providers.get(report.index)
+        index, before = report.index, self._dispatch.ready.get(report.index)
         if self._rebuild is not None and index in self._rebuild.silent:
             if report.nonce != self._counters.starts:  # said to our predecessor, or at its start
                 self._asked.discard(index)
                 return
             self._rebuild.report(index, report.live, report.now_ns)
-        self._providers[index] = report
-        if self._clients and (before is None or before.epoch != report.epoch):
-            self._reconcile(index)
+        self._dispatch.ready[index] = report
+        if self._desk.socket and (before is None or before.epoch != report.epoch):
+            self._dispatch.reconcile(index)
         self._command(index, commands.Welcome())
-        self._look_at_held()
+        self._desk.look_at_held()
 
     def _hand_over(self, route: bytes, index: int) -> None:
         """Tell a new worker where the streams are, after all that its predecessor said."""
@@ -668,82 +332,6 @@ class Process:
             self._control.send((route, commands.encode(answer)))
         except zmq.ZMQError:  # EHOSTUNREACH: it has died as well, and another will ask
             return
-
-    def _reconcile(self, index: int) -> None:
-        """Compare what a provider process has under way with what it should have.
-
-        What died with its predecessor is ended by the new one, through the in-ring, behind
-        all that was received: so the worker says what the stream still had, or that it can go
-        on. An end too many is ignored.
-        """
-        live = {one.slot for one in self._providers[index].live}
-        streams = self._sessions.streams.values()
-        ours = [stream for stream in streams if stream.process == index]
-        left = [(s.slot, s.worker) for s in ours if not s.terminal and s.slot not in live]
-        if left:
-            self._command(index, commands.Abandon(left))
-        for stream in ours:
-            if stream.terminal and stream.slot in live:
-                self._command(index, commands.Stop(stream.slot, True))
-
-    def _abandon(self, stream: Stream, how: Literal["for good", "cancelled"]) -> None:
-        left = [(stream.slot, stream.worker)]
-        self._command(stream.process, commands.Abandon(left, how))
-
-    def _go_on(self, again: Again) -> None:
-        """A stream has lost its connection: go on with another, or say why not."""
-        stream = again.stream
-        if again.cursor is not None:
-            self._resume(stream, again.cursor, again.raw)
-        elif stream.cancelled:
-            self._sessions.fail(stream, Error(Code.CANCELLED, "cancelled by the client"))
-        elif again.lost:
-            text = "the worker and the broker died at once, and with them what was decoded"
-            self._sessions.fail(stream, Error(Code.WORKER_LOST, text, retryable=True))
-        else:
-            self._ask_again(stream)
-
-    def _ask_again(self, stream: Stream) -> None:
-        """Send a request once more whose first sending made no visible token."""
-        if stream.start is not None and stream.attempts < ATTEMPTS:
-            stream.attempts += 1
-            stream.again_ns = time.monotonic_ns()  # ends written before this are answered by it
-            stream.window.close()
-            stream.window = self._open_window()
-            stream.start = msgspec.structs.replace(stream.start, limit=stream.window.told)
-            self._command(stream.process, stream.start)  # one that is gone will report, and so ask
-            return
-        text = "the provider process died, and the connection with it"
-        self._sessions.fail(stream, Error(Code.INTERRUPTED, text, retryable=True))
-
-    def _resume(self, stream: Stream, cursor: Cursor, raw: int) -> None:
-        """Ask the provider for the rest of an answer that it keeps.
-
-        At once, then in pauses that double; given up after `RESUMES` without a new token.
-        """
-        if stream.slot in self._pauses:  # two processes that died have each written its end
-            return
-        if stream.end > stream.resumed_at:
-            stream.attempts, stream.resumed_at = 1, stream.end
-        if stream.cancelled or stream.attempts > RESUMES:
-            self._abandon(stream, "cancelled" if stream.cancelled else "for good")
-            return
-        pause_s = RESUME_PAUSE_S * ((1 << stream.attempts - 1) - 1)
-        stream.attempts += 1
-        self._pauses[stream.slot] = self._loop.call_later(
-            pause_s, self._resume_now, stream, cursor, raw
-        )
-
-    def _resume_now(self, stream: Stream, cursor: Cursor, raw: int) -> None:
-        del self._pauses[stream.slot]
-        if stream.terminal:  # an earlier process had written more than we knew
-            return
-        stream.again_ns = time.monotonic_ns()
-        command = commands.Resume(
-            stream.slot, stream.id, stream.worker, stream.provider, stream.model, stream.api,
-            cursor, raw, stream.window.told,
-        )  # fmt: skip
-        self._command(stream.process, command)  # a process that is gone will report, and so ask
 
     # housekeeping
 
@@ -757,17 +345,12 @@ class Process:
             for number, reader in enumerate(self._readers):
                 if reader.pending:
                     self._drain(number)
-            if now - before > LATE_S:  # we were stopped ourselves, so nobody could be heard
-                for client in self._sessions.clients.values():
-                    client.heard += now - before
+            late_s = now - before  # stopped ourselves, we could hear nobody
+            self._desk.look_at_silent(now, late_s if late_s > LATE_S else 0.0)
             before = now
-            silence = now - self._config.timeouts.heartbeat_s * SILENCE
-            for client in list(self._sessions.clients.values()):
-                if client.heard < silence:
-                    self._lose(client.route)
             if now - looked >= LOOK_S:
                 looked = now
-                self._look_at_held()
+                self._desk.look_at_held()
                 self._look_at_windows(now)
             self._follow_up()
             self._counters.beat(time.monotonic_ns())
@@ -795,10 +378,10 @@ class Process:
         for stream in list(self._sessions.streams.values()):
             error = Error(Code.SHUTTING_DOWN, "the daemon is shutting down", retryable=True)
             self._sessions.fail(stream, error)
-        self._flush()
+        self._desk.flush()
         for task in self._tasks:
             task.cancel()
-        for socket in (self._door, self._clients, self._control, self._gate):
+        for socket in (self._door, self._desk.socket, self._control, self._gate):
             if socket is not None:
                 socket.close()
         self._context.term()
@@ -823,21 +406,3 @@ def _free_descriptors() -> int:
     probe = os.open(os.devnull, os.O_RDONLY)  # the lowest that is free
     os.close(probe)
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - probe
-
-
-def _why_bad(data: bytes, error: Exception) -> tuple[str, str]:
-    """Tell a frame of an unknown type from a broken one."""
-    known = {type_.__struct_config__.tag for type_ in protocol.ClientFrame.__args__}
-    try:
-        tag = protocol.tag_of(data)[0]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, IndexError):
-        return Code.BAD_MESSAGE, "the frame is not a msgpack array with a name"
-    if isinstance(tag, str) and tag not in known:
-        return Code.UNKNOWN_TYPE, f"no frame is called {tag[:40]!r}"
-    return Code.BAD_MESSAGE, str(error)[:200]
-
-
-def _version() -> str:
-    from ringcast import __version__
-
-    return __version__

@@ -31,6 +31,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from ringcast.errors import Code
 from ringcast.shm.tokens import StreamToken
 
 VERSION: Final = 1
@@ -183,3 +184,22 @@ def tokens_frame(runs: int, parts: list[bytes]) -> bytes:
     else:
         head = b"\xdd" + runs.to_bytes(4, "big")
     return b"".join((_TOKENS_HEAD, head, *parts))
+
+
+def why_bad(data: bytes, error: Exception) -> tuple[str, str]:
+    """Tell a frame of an unknown type from a broken one."""
+    known = {type_.__struct_config__.tag for type_ in ClientFrame.__args__}
+    try:
+        tag = tag_of(data)[0]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, IndexError):
+        return Code.BAD_MESSAGE, "the frame is not a msgpack array with a name"
+    if isinstance(tag, str) and tag not in known:
+        return Code.UNKNOWN_TYPE, f"no frame is called {tag[:40]!r}"
+    return Code.BAD_MESSAGE, str(error)[:200]
+
+
+def server() -> str:
+    """Return our version, for WELCOME."""
+    from ringcast import __version__
+
+    return __version__

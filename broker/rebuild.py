@@ -92,9 +92,7 @@ class Rebuild:
                 self._sessions.again.append(lost)
         slots = {one.slot for one in live}
         again = self._sessions.again
-        again[:] = [
-            a for a in again if a.lost or a.stream.slot not in slots or a.ended_ns > now_ns
-        ]
+        again[:] = [a for a in again if a.lost or a.stream.slot not in slots or a.ended_ns > now_ns]
 
     def spilled(self, spill: Spill, workers: int) -> None:
         """Take in what the predecessor had moved out of the rings; before anything else."""

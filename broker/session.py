@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
 
 import msgspec
 
@@ -33,8 +32,6 @@ from ringcast.shm.ledger import LEDGER_BYTES, NOBODY, Ledger
 from ringcast.shm.records import decode_cursor, decode_open, is_whole
 from ringcast.shm.ring import Record
 from ringcast.shm.tokens import Error, decoder, encoder
-
-RING_CORRUPT: Final = "ring_corrupt"
 
 
 class Sessions:

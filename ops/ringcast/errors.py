@@ -47,6 +47,7 @@ class Code(StrEnum):
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
     WORKER_LOST = "worker_lost"
+    RING_CORRUPT = "ring_corrupt"
     POISON_INPUT = "poison_input"
     BACKPRESSURE_TIMEOUT = "backpressure_timeout"
     SHUTTING_DOWN = "shutting_down"
@@ -66,6 +67,7 @@ class Code(StrEnum):
     DUPLICATE_REQUEST = "duplicate_request"
     TOO_MANY_CLIENTS = "too_many_clients"
     TOO_MANY_STREAMS = "too_many_streams"
+    FLOOD = "flood"
 
 
 class RingcastError(Exception):

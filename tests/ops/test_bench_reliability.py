@@ -22,7 +22,7 @@ from ringcast.bench.reliability.scenario import SCENARIOS, Seen
 from ringcast.bench.reliability.service import Victim, service
 from ringcast.bench.reliability.tally import Check, Promise, Tally
 from ringcast.bench.reliability.watch import Outages, Silent, Watch, spread
-from ringcast.broker.process import ATTEMPTS
+from ringcast.broker.dispatch import ATTEMPTS
 from ringcast.errors import Code
 from ringcast.replay.numbered import numbered_tokens
 from ringcast.replay.process import Spawned, spawned

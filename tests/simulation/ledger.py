@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ringcast.broker.process import ATTEMPTS, RESUMES
+from ringcast.broker.dispatch import ATTEMPTS, RESUMES
 from ringcast.errors import Code
 from ringcast.shm.tokens import Done, Error, StreamToken
 

@@ -14,8 +14,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from ringcast.broker.client import Client, ClientStream
+from ringcast.broker.dispatch import Dispatch
 from ringcast.broker.log import Log
-from ringcast.broker.process import Process as BrokerProcess
 from ringcast.broker.rebuild import Rebuild
 from ringcast.broker.session import Sessions
 from ringcast.broker.stream import Stream, Subscription
@@ -121,8 +121,8 @@ MUTANTS: dict[str, tuple[type, str, Wrapped]] = {
     "what a reader is done with is not counted": (
         Subscription, "processed", _instead(lambda subscription, number: None),
     ),
-    "what a dead provider process left is not ended": (BrokerProcess, "_reconcile", _nothing),
-    "a stream that can go on does not": (BrokerProcess, "_go_on", _nothing),
+    "what a dead provider process left is not ended": (Dispatch, "reconcile", _nothing),
+    "a stream that can go on does not": (Dispatch, "go_on", _nothing),
     "the bell of a producer that waits is not rung": (
         Sessions, "make_room", _instead(lambda sessions, log: False),
     ),

@@ -84,7 +84,7 @@ class Broker:
     def is_whole(self) -> bool:
         """Whether it knows all that a predecessor knew."""
         rebuild = self.process._rebuild
-        return rebuild is None or (rebuild.complete and self.process._clients is not None)
+        return rebuild is None or (rebuild.complete and self.process._desk.socket is not None)
 
     def hear(self, link: Link, most: int) -> bool:
         """Take messages of one peer; return whether there were any."""

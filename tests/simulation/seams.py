@@ -12,6 +12,7 @@ import httpx
 import zmq
 
 from ringcast.broker import client as broker_client
+from ringcast.broker import desk, dispatch
 from ringcast.broker import process as broker_process
 from ringcast.providers import process as provider_process
 from ringcast.providers import upstream
@@ -84,6 +85,8 @@ def system() -> Iterator[System]:
             "Reserve": lambda *_, **__: system.reserve,
             "_router": lambda *_, **__: system.routers(), "_bind": bind,
         },
+        desk: {"zmq": sockets},
+        dispatch: {"time": time},
         provider_process: {
             "asyncio": loops, "time": time, "segment": attached, "zmq": sockets,
             "Socket": _socket, "make": make, "httpx": http,

@@ -528,8 +528,8 @@ class World:
         ]
         live = [s for s in process._sessions.streams.values() if not s.terminal]
         left += [f"stream {stream.slot} at {stream.end}" for stream in live]
-        left += [f"lease of {slot}" for slot in process._leases]
-        left += [f"pause of {slot}" for slot in process._pauses]
+        left += [f"lease of {slot}" for slot in process._desk.leases]
+        left += [f"pause of {slot}" for slot in process._dispatch.pauses]
         gone = {editor.link.identity for editor in self.editors if editor.dead}
         for route, one in process._sessions.clients.items():
             if route in gone or one.subscriptions:

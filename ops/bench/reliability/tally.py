@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from ringcast.broker.process import ATTEMPTS
+from ringcast.broker.dispatch import ATTEMPTS
 from ringcast.errors import Code
 from ringcast.replay.numbered import numbered_tokens
 from ringcast.shm.tokens import Done, Error, StreamToken, Text
