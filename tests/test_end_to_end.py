@@ -333,7 +333,7 @@ def test_nobody_else_may_look(running: Daemon) -> None:
     """Run directory, sockets and segments are ours alone; while it runs they are there."""
     state = running.state
     names = [SHARED_MEMORY / name.lstrip("/") for name in state.segments]
-    assert len(names) == 3  # counters, one in-ring, one out-ring
+    assert len(names) == 4  # counters, ledger, one in-ring, one out-ring
     for path in (running.directory, *running.directory.iterdir(), *names):
         assert stat.S_IMODE(path.lstat().st_mode) & 0o077 == 0, path
 

@@ -28,19 +28,21 @@ class Growth(msgspec.Struct, frozen=True):
     bytes_per_million_tokens: Trend
     anonymous: Trend
     cpu_us_per_token: float
+    allowance: float = ALLOWANCE
 
     @property
     def flat(self) -> bool:
-        """Whether no growth can be told from none, or it is below `ALLOWANCE`."""
+        """Whether no growth can be told from none, or it is below the allowance."""
         grown = self.bytes_per_million_tokens
-        return grown.low <= 0 <= grown.high or grown.high < ALLOWANCE
+        return grown.low <= 0 <= grown.high or grown.high < self.allowance
 
 
 class Count(msgspec.Struct, frozen=True):
     """Something that must not grow: its maxima in the run's quarters, and with no client.
 
-    `varies` with the streams that are open just then, as descriptors do: the maxima of two
-    quarters may differ either way, and only at rest is there nothing to excuse.
+    `varies` with the streams that are open just then, as descriptors do, and the segment for
+    what slow readers are owed: the maxima of two quarters may differ either way, and only at
+    rest is there nothing to excuse.
     """
 
     first_quarter: int
@@ -90,8 +92,11 @@ class Report(msgspec.Struct, frozen=True):
         return lines
 
 
-def growth(samples: Sequence[Sample]) -> dict[str, Growth]:
-    """Fit every process's USS over time; nothing if the run was too short for that."""
+def growth(samples: Sequence[Sample], allowance: float = ALLOWANCE) -> dict[str, Growth]:
+    """Fit every process's USS over time; nothing if the run was too short for that.
+
+    `allowance` — bytes a million tokens that are let pass.
+    """
     first, last = samples[0], samples[-1]
     warm = [s for s in samples if s.at >= first.at + WARM_UP * (last.at - first.at)]
     if len(warm) < BLOCKS:
@@ -108,6 +113,7 @@ def growth(samples: Sequence[Sample]) -> dict[str, Growth]:
             a_second.times(seconds / tokens * 1e6),
             allocated.times(seconds / tokens * 1e6),
             cpu_s / tokens * 1e6,
+            allowance,
         )
     return found
 
@@ -122,7 +128,7 @@ def counts(samples: Sequence[Sample], before: Sample, after: Sample) -> dict[str
             max(row[name] for row in rows[-quarter:]),
             before.counts[name],
             after.counts[name],
-            varies=name.endswith("fds"),
+            varies=name.endswith("fds") or name in ("segments", "shm_bytes"),
         )
         for name in rows[0]
     }

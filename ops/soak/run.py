@@ -27,7 +27,7 @@ from ringcast.bench.e2e import daemon
 from ringcast.replay import process as replay
 from ringcast.soak.crew import Crew
 from ringcast.soak.gauge import Gauge, Sample
-from ringcast.soak.report import Growth, Report, counts, growth
+from ringcast.soak.report import ALLOWANCE, Growth, Report, counts, growth
 
 SETTINGS: Final = (
     "[processes]\nrestarts = 1000000\n"
@@ -79,7 +79,7 @@ async def _rest(gauge: Gauge, tokens: int, before: Sample) -> Sample:
         await asyncio.sleep(SAMPLE_S)
 
 
-async def _soak(run_dir: Path, tokens: int, seed: int, prime: int) -> Report:
+async def _soak(run_dir: Path, tokens: int, seed: int, prime: int, allowance: float) -> Report:
     gauge, samples = Gauge(run_dir), list[Sample]()
     before = await _primed(run_dir, gauge, seed, prime)
     async with Crew(run_dir, seed) as crew:
@@ -101,16 +101,16 @@ async def _soak(run_dir: Path, tokens: int, seed: int, prime: int) -> Report:
         crew.killed,
         gauge.deaths(),
         crew.tally,
-        growth(samples),
+        growth(samples, allowance),
         counts(samples, before, after),
         samples,
     )
 
 
-def run(tokens: int, seed: int, prime: int = PRIME_TOKENS) -> Report:
+def run(tokens: int, seed: int, prime: int = PRIME_TOKENS, allowance: float = ALLOWANCE) -> Report:
     """Soak a daemon of its own with so many tokens, after `prime` that are not counted."""
     with replay.spawned(knobs="pace=0") as upstream, daemon(upstream.port, SETTINGS) as run_dir:
-        return uvloop.run(_soak(run_dir, tokens, seed, prime))
+        return uvloop.run(_soak(run_dir, tokens, seed, prime, allowance))
 
 
 def _plain(report: Report) -> dict[str, Any]:
@@ -162,13 +162,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--warm-up", type=int, default=PRIME_TOKENS, help="tokens before the run, not counted"
     )
+    parser.add_argument(
+        "--allow",
+        type=float,
+        default=ALLOWANCE,
+        help="growth that is let pass, in bytes a million tokens",
+    )
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4)))
     parser.add_argument("--out", type=Path, default=Path(), help="where the two files go")
     parser.add_argument("--json", action="store_true", help="print soak.json, samples left out")
     asked = parser.parse_args(arguments)
     print(f"seed {asked.seed}", file=sys.stderr, flush=True)
     asked.out.mkdir(parents=True, exist_ok=True)
-    report = run(asked.tokens, asked.seed, asked.warm_up)
+    report = run(asked.tokens, asked.seed, asked.warm_up, asked.allow)
     plain = _plain(report)
     (asked.out / "soak.json").write_text(json.dumps(plain) + "\n")
     if find_spec("matplotlib"):

@@ -17,6 +17,7 @@ from typing import Final
 from ringcast.config import Config
 from ringcast.doctor.finding import Finding
 from ringcast.shm import counters, layout
+from ringcast.shm.ledger import LEDGER_BYTES
 from ringcast.shm.segment import DIRECTORY
 
 PACKAGES: Final = ("pyzmq", "msgspec", "uvloop", "httpx", "httptools", "psutil", "tiktoken")
@@ -128,7 +129,8 @@ def ring_bytes(config: Config) -> int:
     counts, rings = config.processes, config.rings
     ins = counts.providers * counts.workers * layout.size_of(rings.in_bytes)
     outs = counts.workers * layout.size_of(rings.out_bytes)
-    return ins + outs + (2 + counts.providers + counts.workers) * counters.BLOCK_BYTES
+    blocks = (2 + counts.providers + counts.workers) * counters.BLOCK_BYTES
+    return ins + outs + blocks + LEDGER_BYTES
 
 
 def _shared_memory(config: Config) -> Finding:
