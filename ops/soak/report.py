@@ -19,8 +19,9 @@ ALLOWANCE: Final = 64_000.0
 class Growth(msgspec.Struct, frozen=True):
     """A process's memory after the warm-up, with 95 % confidence intervals.
 
-    The verdict is on USS. `anonymous`, in bytes a million tokens, tells what of its growth
-    was allocated; the rest are pages that the fork shared and one side has written to since.
+    The verdict is on `anonymous`, in bytes a million tokens: what of USS was allocated. The
+    rest are pages that the fork shared and one side has written to since, and pages of our
+    segments, whose sizes are fixed and counted by themselves.
     """
 
     uss_bytes: int
@@ -33,7 +34,7 @@ class Growth(msgspec.Struct, frozen=True):
     @property
     def flat(self) -> bool:
         """Whether no growth can be told from none, or it is below the allowance."""
-        grown = self.bytes_per_million_tokens
+        grown = self.anonymous
         return grown.low <= 0 <= grown.high or grown.high < self.allowance
 
 
