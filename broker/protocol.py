@@ -13,6 +13,11 @@ Credit: the daemon lets a stream be `window` bytes ahead of what its readers hav
 processed. A client says with CREDIT how many tokens of a stream it is done with
 (cumulatively, so a CREDIT may be lost or repeated); without, the stream stands still.
 
+ZeroMQ connects again by itself when the daemon's broker was replaced; a socket monitor
+tells. What was under way is then lost, so a client says HELLO once more, ATTACH for each
+stream behind the last token it has, CANCEL where it had said so, and repeats an OPEN that was
+not answered: with an id of its own in `stream`, asking twice starts one stream.
+
     client                                       daemon
     ["hello", 1, "my-editor", 4711]          ->
                                              <-  ["welcome", 1, "0.1.0", "<daemon id>", 5.0]

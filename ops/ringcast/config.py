@@ -286,6 +286,9 @@ def _ranges(config: Config) -> list[str]:
         for field in msgspec.structs.fields(type(getattr(config, group))):
             value = getattr(getattr(config, group), field.name)
             need(0 <= value <= 1 << 40, f"{group}.{field.name} = {value}: out of range")
+    for name, least in (("max_messages_per_s", 100), ("max_window_bytes", 1024)):
+        value = getattr(config.limits, name)
+        need(value >= least, f"limits.{name} = {value}: must be at least {least}")
     credit = config.credit
     need(
         1024 <= credit.window_min_bytes <= credit.window_max_bytes <= credit.budget_bytes,

@@ -49,6 +49,10 @@ def problems(text: str) -> list[str]:
         ),
         ("[processes]\nworkers = 0", "processes.workers = 0: must be in 1..16"),
         (
+            "[limits]\nmax_messages_per_s = 0",
+            "limits.max_messages_per_s = 0: must be at least 100",
+        ),
+        (
             "[credit]\nwindow_min_bytes = 10",
             "credit: 1024 <= window_min_bytes <= window_max_bytes <= budget_bytes must hold",
         ),
