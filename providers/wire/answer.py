@@ -75,8 +75,8 @@ def fault(payload: Any) -> Fault:
     `{"error": {…}}` (OpenAI, Anthropic, Google, OpenRouter), `{"error": "…", "code": "…"}` (xAI,
     Ollama), `{"message": "…"}` (AWS, old vLLM), `{"detail": …}` (FastAPI), a list of one of them.
     """
-    if isinstance(payload, list):
-        return fault(payload[0]) if payload else Fault()
+    while isinstance(payload, list):  # Python 3.13 decodes lists deeper than a stack
+        payload = payload[0] if payload else None
     if not isinstance(payload, dict):
         return Fault(None if payload is None else _text(payload))
     error = payload.get("error")

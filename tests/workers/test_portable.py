@@ -13,7 +13,7 @@ from ringcast.shm.tokens import Citation, Done, Error, StreamToken, Text, ToolCa
 from ringcast.workers.stage import Stage
 
 DEEP: list[object] = []
-for _ in range(2000):
+for _ in range(100_000):  # deeper than the stack of any Python
     DEEP = [DEEP]
 
 
