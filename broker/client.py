@@ -64,6 +64,7 @@ class ClientStream:
         self._waiter: asyncio.Future[None] | None = None
         self._opened: asyncio.Future[None] = client._loop.create_future()
         self._request: protocol.Open | protocol.Attach | None = None  # until it is answered
+        self._repeated = False  # asked again, over another connection
         self._cancelled = False
 
     def __aiter__(self) -> Self:
@@ -370,7 +371,8 @@ class Client:
                 reader._feed(reader._next, [Error(Code.INTERRUPTED, text, retryable=True)])
             else:
                 reader._fail(error)
-                if isinstance(reader._request, protocol.Open):  # asked twice, maybe: let it be
+                if reader._repeated and isinstance(reader._request, protocol.Open):
+                    # The first asking may have been heard: nobody will read what it began.
                     self._send(protocol.Detach(frame.handle))
                     self._send(protocol.Cancel(reader._request.stream))
             self._drop(frame.handle)
@@ -396,6 +398,7 @@ class Client:
         """
         for handle, reader in list(self._streams.items()):
             if reader._request is not None:
+                reader._repeated = True
                 self._send(reader._request)
             elif not reader._ended:
                 self._send(protocol.Attach(handle, reader.id, reader._next - 1, reader._window))
