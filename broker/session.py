@@ -82,6 +82,7 @@ class Sessions:
             if record.a != stream.end:
                 if record.a > stream.end:  # of what was between, a broker that died had no need
                     stream.skip_to(record.a)
+                    self._leave_behind(stream)
                 elif record.flags & records.TERMINAL and record.a + record.count <= stream.end:
                     record = _last(record, stream.end)  # said by a successor who lost an event
                 elif record.a + record.count <= stream.end:

@@ -279,3 +279,17 @@ def test_fragments_wait_for_their_last_in_the_ring() -> None:
         successor.ingest(successor.logs[0], batch)
     (kept,) = successor.streams[1].entries
     assert bytes(kept.payload) == token
+
+
+def test_who_waits_for_a_token_that_never_comes_is_cut() -> None:
+    """A gap in what the ring says is told to the reader: it must not wait for ever."""
+    pipeline = Pipeline()
+    reader = pipeline.connect(b"reader")
+    stream = pipeline.open(1, "chat", [], 1 << 16)
+    pipeline.attach(reader, 1, stream, -1, 1 << 16)
+    writer = Writer(pipeline.out_memory)
+    assert writer.append(records.TOKENS, 1, 5, 10, encoder.encode([Text("x")]), records.WHOLE, 1)
+    writer.publish()
+    assert pipeline.fan_out()
+    assert [cut.client for cut in pipeline.cut] == [reader.client]
+    assert (stream.first, stream.end) == (5, 6)
