@@ -17,28 +17,41 @@ from ringcast.providers.chat_form import (
     tool_calls,
     tool_choice,
 )
-from ringcast.providers.request import Call, Json, Request, given, refuse, refuse_given, stops
+from ringcast.providers.request import (
+    Call,
+    ChatRequest,
+    CompletionRequest,
+    Json,
+    given,
+    refuse,
+    refuse_given,
+    stops,
+)
+from ringcast.providers.vendor import AnyRequest, Capabilities, Vendor
 
 VERSION: Final = "2023-06-01"
 
 
-def shape(model: str, request: Request, max_tokens: int) -> Call:
-    """Return the call for Messages, or for legacy completions when asked.
+class Anthropic(Vendor):
+    """Anthropic. Its APIs insist on `max_tokens`: where a request has none, the configured one."""
 
-    `max_tokens` is used where the request has none, since the API insists on one.
-    Raises `RequestError` (bad_request) naming a field that the API does not have.
-    """
-    refuse_given(request, ("seed", "n"), "anthropic")
-    headers = {"anthropic-version": VERSION}
-    if (request.api or "messages") == "messages":
-        return Call("/messages", _messages(model, request, max_tokens), headers)
-    if request.api == "complete":
-        return Call("/complete", _complete(model, request, max_tokens), headers)
-    raise refuse("api", f"anthropic has messages and complete, not {request.api}")
+    apis = ("messages", "complete")
+
+    def generate(self, model: str, request: AnyRequest) -> Call:
+        """Return the call for Messages, or for legacy completions."""
+        refuse_given(request, ("seed", "n"), "anthropic")
+        headers = {"anthropic-version": VERSION}
+        if self.api(request) == "messages":
+            return Call("/messages", _messages(model, request, self.config.max_tokens), headers)
+        return Call("/complete", _complete(model, request, self.config.max_tokens), headers)
+
+    def capabilities(self, model: str = "") -> Capabilities:
+        """Return what can be asked for."""
+        return Capabilities(list(self.apis))
 
 
-def _messages(model: str, request: Request, max_tokens: int) -> Json:
-    if request.messages is None:
+def _messages(model: str, request: AnyRequest, max_tokens: int) -> Json:
+    if isinstance(request, CompletionRequest):
         raise refuse("prompt", "messages takes messages; ask for api=complete to send a prompt")
     system, rest = split(request.messages)
     return (
@@ -58,8 +71,8 @@ def _messages(model: str, request: Request, max_tokens: int) -> Json:
     )
 
 
-def _complete(model: str, request: Request, max_tokens: int) -> Json:
-    if request.prompt is None:
+def _complete(model: str, request: AnyRequest, max_tokens: int) -> Json:
+    if isinstance(request, ChatRequest):
         raise refuse("messages", "the legacy API takes a prompt")
     return (
         given(

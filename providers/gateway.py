@@ -6,16 +6,23 @@ from typing import Final
 
 import msgspec
 
-from ringcast.config import Provider
-from ringcast.providers import anthropic, gemini, openai, responses
+from ringcast.config import Kind, Provider
+from ringcast.providers.anthropic import Anthropic
+from ringcast.providers.gemini import Gemini
 from ringcast.providers.keys import Secret
-from ringcast.providers.request import Call, Request
+from ringcast.providers.openai import OpenAI
+from ringcast.providers.request import Call
+from ringcast.providers.vendor import AnyRequest, Vendor
 from ringcast.shm.records import Cursor
 
-# The API that a request means which names none.
-MAIN: Final = {"anthropic": "messages", "gemini": "generate"}
+_VENDORS: Final[dict[Kind, type[Vendor]]] = {"anthropic": Anthropic, "gemini": Gemini}
 # The header that carries the key, and what stands before it.
 _CREDENTIALS: Final = {"anthropic": ("x-api-key", ""), "gemini": ("x-goog-api-key", "")}
+
+
+def vendor(config: Provider) -> Vendor:
+    """Return what speaks for a configured provider; a kind without its own speaks as OpenAI."""
+    return _VENDORS.get(config.kind, OpenAI)(config)
 
 
 class Gateway(msgspec.Struct, frozen=True):
@@ -23,6 +30,7 @@ class Gateway(msgspec.Struct, frozen=True):
 
     config: Provider
     key: Secret | None
+    vendor: Vendor
 
     def headers(self) -> dict[str, str]:
         """Return the headers of every request; a call's and the configured ones come over it."""
@@ -32,29 +40,17 @@ class Gateway(msgspec.Struct, frozen=True):
             headers[name] = scheme + self.key.reveal()
         return headers
 
-    def shape(self, model: str, request: Request) -> tuple[str, Call]:
+    def shape(self, model: str, request: AnyRequest) -> tuple[str, Call]:
         """Return the wire decoder's name and the call.
 
         Raises `RequestError` (bad_request) naming a field that the provider cannot be told.
         """
-        kind = self.config.kind
-        api = request.api or MAIN.get(kind, "chat")
-        if kind == "anthropic":
-            return api, anthropic.shape(model, request, self.config.max_tokens)
-        if kind == "gemini":
-            return api, gemini.shape(model, request)
-        return api, openai.shape(kind, model, request)
+        return self.vendor.api(request), self.vendor.generate(model, request)
 
     def reattach(self, api: str, cursor: Cursor) -> Call:
         """Return the call that goes on with an answer behind `cursor`."""
-        own = gemini if api == "interactions" else responses
-        return Call(own.reattach(cursor), headers=_extra(api), method="GET")
+        return self.vendor.reattach(api, cursor)
 
     def recall(self, api: str, cursor: Cursor) -> Call:
         """Return the call that makes the provider stop an answer."""
-        own = gemini if api == "interactions" else responses
-        return Call(own.cancel_path(cursor), headers=_extra(api))
-
-
-def _extra(api: str) -> dict[str, str]:
-    return gemini.HEADERS if api == "interactions" else {}
+        return self.vendor.recall(api, cursor)

@@ -22,7 +22,8 @@ from ringcast.providers.chat_form import (
     tool_choice,
     typed,
 )
-from ringcast.providers.request import Call, Json, Request, given, refuse, stops
+from ringcast.providers.request import Call, CompletionRequest, Json, given, refuse, stops
+from ringcast.providers.vendor import AnyRequest, Capabilities, Vendor
 from ringcast.shm.records import Cursor
 
 # The schema of interactions that is spoken here: steps. A GET of one needs the header as well.
@@ -32,31 +33,35 @@ _COLLECTIONS: Final = ("models", "tunedModels")
 _ROLES: Final = {"user": "user", "tool": "user", "assistant": "model"}
 
 
-def shape(model: str, request: Request) -> Call:
-    """Return the call for streamed generation, or for an interaction when asked.
+class Gemini(Vendor):
+    """Google's Gemini API.
 
     `extra` is merged last, object into object, so that `{"generationConfig": {"thinkingConfig":
-    …}}` adds to what is there. Raises `RequestError` (bad_request) naming a field that the API
-    does not have.
+    …}}` adds to what is there.
     """
-    api = request.api or "generate"
-    if api == "generate":
-        return Call(_generate_path(model), _laid_over(_generation(request), request.extra))
-    if api == "interactions":
+
+    apis = ("generate", "interactions")
+
+    def generate(self, model: str, request: AnyRequest) -> Call:
+        """Return the call for streamed generation, or for an interaction."""
+        if self.api(request) == "generate":
+            return Call(_generate_path(model), _laid_over(_generation(request), request.extra))
         body = _laid_over(interactions.shape(model, request), request.extra)
         return Call("/interactions", body, dict(HEADERS))
-    raise refuse("api", f"gemini has generate and interactions, not {api}")
 
+    def capabilities(self, model: str = "") -> Capabilities:
+        """Return what can be asked for."""
+        return Capabilities(list(self.apis))
 
-def reattach(cursor: Cursor) -> str:
-    """Return the path of the GET that goes on with an interaction after the cursor's event."""
-    resumed = f"&last_event_id={quote(cursor.after, safe='')}" if cursor.after else ""
-    return f"/interactions/{quote(cursor.id, safe='')}?stream=true{resumed}"
+    def reattach(self, api: str, cursor: Cursor) -> Call:
+        """Return the GET that goes on with an interaction after the cursor's event."""
+        resumed = f"&last_event_id={quote(cursor.after, safe='')}" if cursor.after else ""
+        path = f"/interactions/{quote(cursor.id, safe='')}?stream=true{resumed}"
+        return Call(path, headers=dict(HEADERS), method="GET")
 
-
-def cancel_path(cursor: Cursor) -> str:
-    """Return the path of the POST that stops an interaction which runs in the background."""
-    return f"/interactions/{quote(cursor.id, safe='')}/cancel"
+    def recall(self, api: str, cursor: Cursor) -> Call:
+        """Return the call that stops an interaction which runs in the background."""
+        return Call(f"/interactions/{quote(cursor.id, safe='')}/cancel", headers=dict(HEADERS))
 
 
 def _generate_path(model: str) -> str:
@@ -66,8 +71,8 @@ def _generate_path(model: str) -> str:
     return f"/{collection}/{quote(name, safe='')}:streamGenerateContent?alt=sse"
 
 
-def _generation(request: Request) -> Json:
-    if request.messages is None:
+def _generation(request: AnyRequest) -> Json:
+    if isinstance(request, CompletionRequest):
         raise refuse("prompt", "generate takes messages; ask for api=interactions to send a prompt")
     system, rest = split(request.messages)
     config = given(

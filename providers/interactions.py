@@ -17,27 +17,29 @@ from ringcast.providers.chat_form import (
     tool_calls,
     tool_choice,
 )
-from ringcast.providers.request import Json, Request, given, refuse, stops
+from ringcast.providers.request import ChatRequest, Json, given, refuse, stops
+from ringcast.providers.vendor import AnyRequest
 
 
-def shape(model: str, request: Request) -> Json:
+def shape(model: str, request: AnyRequest) -> Json:
     """Return the body of an interaction. Raises `RequestError` (bad_request) naming a field."""
     if request.n not in (None, 1):
         raise refuse("n", "interactions have one answer")
-    system, rest = split(request.messages) if request.messages is not None else ([], [])
+    chat = request if isinstance(request, ChatRequest) else None
+    system, rest = split(chat.messages) if chat else ([], [])
     config = given(
         temperature=request.temperature,
         top_p=request.top_p,
         max_output_tokens=request.max_tokens,
         stop_sequences=stops(request),
         seed=request.seed,
-        tool_choice=_choice(request.tool_choice),
+        tool_choice=_choice(chat.tool_choice) if chat else None,
     )
     return given(
         model=None if "agent" in request.extra else model,
-        input=_steps(rest) if rest else request.prompt,
+        input=_steps(rest) if isinstance(request, ChatRequest) else request.prompt,
         system_instruction="\n\n".join(result_text(m.get("content")) for m in system) or None,
-        tools=None if request.tools is None else [_tool(t) for t in request.tools],
+        tools=[_tool(t) for t in chat.tools] if chat and chat.tools is not None else None,
         generation_config=config or None,
         stream=True,
     )

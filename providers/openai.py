@@ -9,28 +9,44 @@ from __future__ import annotations
 from typing import Final
 
 from ringcast.providers import responses
-from ringcast.providers.request import Call, Request, given, refuse
+from ringcast.providers.request import Call, ChatRequest, CompletionRequest, given, refuse
+from ringcast.providers.vendor import AnyRequest, Capabilities, Vendor
+from ringcast.shm.records import Cursor
 
 # OpenAI's reasoning models refuse `max_tokens`; most compatible servers know nothing else.
 _NEW_LIMIT: Final = {"openai"}
 
 
-def shape(kind: str, model: str, request: Request) -> Call:
-    """Return the call for chat completions, or for Responses or legacy completions when asked.
+class OpenAI(Vendor):
+    """OpenAI, and the servers that speak its API."""
 
-    Raises `RequestError` (bad_request) naming a field that the API does not have.
-    """
-    if (request.api or "chat") == "chat":
-        return _chat(kind, model, request)
-    if request.api == "completions":
-        return _completions(model, request)
-    if request.api == "responses":
-        return responses.shape(kind, model, request)
-    raise refuse("api", f"{kind} has chat, completions and responses, not {request.api}")
+    apis = ("chat", "completions", "responses")
+
+    def generate(self, model: str, request: AnyRequest) -> Call:
+        """Return the call for chat completions, or for Responses or legacy completions."""
+        match self.api(request):
+            case "responses":
+                return responses.shape(self.config.kind, model, request)
+            case "completions":
+                return _completions(model, request)
+            case _:
+                return _chat(self.config.kind, model, request)
+
+    def capabilities(self, model: str = "") -> Capabilities:
+        """Return what can be asked for."""
+        return Capabilities(list(self.apis))
+
+    def reattach(self, api: str, cursor: Cursor) -> Call:
+        """Return the GET that goes on with a background response."""
+        return Call(responses.reattach(cursor), method="GET")
+
+    def recall(self, api: str, cursor: Cursor) -> Call:
+        """Return the call that cancels a background response."""
+        return Call(responses.cancel_path(cursor))
 
 
-def _chat(kind: str, model: str, request: Request) -> Call:
-    if request.messages is None:
+def _chat(kind: str, model: str, request: AnyRequest) -> Call:
+    if isinstance(request, CompletionRequest):
         raise refuse("prompt", "chat takes messages; ask for api=completions to send a prompt")
     limit = "max_completion_tokens" if kind in _NEW_LIMIT else "max_tokens"
     body = given(
@@ -50,10 +66,9 @@ def _chat(kind: str, model: str, request: Request) -> Call:
     return Call("/chat/completions", body | request.extra)
 
 
-def _completions(model: str, request: Request) -> Call:
-    for field in ("messages", "tools", "tool_choice"):
-        if getattr(request, field) is not None:
-            raise refuse(field, "legacy completions take a prompt and no tools")
+def _completions(model: str, request: AnyRequest) -> Call:
+    if isinstance(request, ChatRequest):
+        raise refuse("messages", "legacy completions take a prompt and no tools")
     body = given(
         model=model,
         prompt=request.prompt,

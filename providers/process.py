@@ -28,7 +28,7 @@ from ringcast.config import Config
 from ringcast.errors import Code, ConfigError, RequestError
 from ringcast.providers import commands, keys, request
 from ringcast.providers.flow import Flow, Outlet
-from ringcast.providers.gateway import Gateway
+from ringcast.providers.gateway import Gateway, vendor
 from ringcast.providers.request import Call
 from ringcast.providers.transport import Transport
 from ringcast.providers.upstream import CANCELLED, Upstream
@@ -375,7 +375,8 @@ def _gateways(
     disabled: dict[str, str] = {}
     for name, provider in config.providers.items():
         try:
-            gateways[name] = Gateway(provider, keys.resolve(name, provider, environment))
+            key = keys.resolve(name, provider, environment)
+            gateways[name] = Gateway(provider, key, vendor(provider))
         except ConfigError as error:
             disabled[name] = str(error)
     return gateways, disabled

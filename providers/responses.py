@@ -11,7 +11,8 @@ from urllib.parse import quote
 import msgspec
 
 from ringcast.providers.chat_form import Called, chosen_tool, link, offered_tool, parts, typed
-from ringcast.providers.request import Call, Json, Request, given, refuse, refuse_given
+from ringcast.providers.request import Call, ChatRequest, Json, given, refuse, refuse_given
+from ringcast.providers.vendor import AnyRequest
 from ringcast.shm.records import Cursor
 
 PATH: Final = "/responses"
@@ -48,21 +49,23 @@ class _Result(msgspec.Struct):
     content: Any = None
 
 
-def shape(kind: str, model: str, request: Request) -> Call:
+def shape(kind: str, model: str, request: AnyRequest) -> Call:
     """Return the call. The provider's own default decides whether it stores the response.
 
     Raises `RequestError` (bad_request) naming a field that the API does not have.
     """
     refuse_given(request, ("stop", "seed", "n"), f"{kind}'s responses API")
+    chat = request if isinstance(request, ChatRequest) else None
+    tools, choice = (chat.tools, chat.tool_choice) if chat else (None, None)
     body = given(
         model=model,
-        input=request.prompt if request.messages is None else _items(request.messages),
+        input=_items(request.messages) if isinstance(request, ChatRequest) else request.prompt,
         stream=True,
         max_output_tokens=request.max_tokens,
         temperature=request.temperature,
         top_p=request.top_p,
-        tools=None if request.tools is None else [_tool(tool) for tool in request.tools],
-        tool_choice=_tool_choice(request.tool_choice),
+        tools=None if tools is None else [_tool(tool) for tool in tools],
+        tool_choice=_tool_choice(choice),
     )
     return Call(PATH, body | request.extra)
 

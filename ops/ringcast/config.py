@@ -22,11 +22,15 @@ Kind: TypeAlias = Literal[
     "openai",
     "anthropic",
     "gemini",
+    "bedrock",
+    "azure",
+    "vertex",
     "xai",
     "openrouter",
     "groq",
     "perplexity",
     "deepseek",
+    "ollama",
     "openai-compatible",
 ]
 
@@ -47,13 +51,25 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One upstream. `base_url` ends where the API's paths begin (usually in `/v1`)."""
+    """One upstream. `base_url` ends where the API's paths begin (usually in `/v1`).
+
+    `resource` and `api_version` are Azure's (without a version its v1 API is spoken), `region` and
+    `profile` AWS's, `project` and `location` Google's, and `credentials` the path of a Google
+    credentials file; what is not given is looked for where the vendor's own tools look.
+    """
 
     kind: Kind
     base_url: str = ""
     key: Key | None = None
     headers: dict[str, str] = {}
     max_tokens: int = 4096
+    resource: str = ""
+    api_version: str = ""
+    region: str = ""
+    profile: str = ""
+    project: str = ""
+    location: str = ""
+    credentials: str = ""
 
 
 class Rings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -505,8 +505,9 @@ async def test_end_of_a_stream_is_seen() -> None:
         await ask(port, TEXT)
         assert [seen.ended for seen in upstream.seen] == ["open", "open", "done"]
         assert upstream.open_streams == 2
-        leaving.close()
+        leaving.write_eof()  # a close with something unread would be a reset
         await upstream.until(lambda: upstream.seen[0].ended != "open")
+        leaving.close()
         linger = struct.pack("ii", 1, 0)
         resetting.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         resetting.transport.abort()

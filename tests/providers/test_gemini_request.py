@@ -10,12 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringcast.config import Provider
 from ringcast.errors import Code, RequestError
-from ringcast.providers import gemini, request
+from ringcast.providers import request
+from ringcast.providers.gemini import Gemini
 from ringcast.providers.request import Call, Json
 from ringcast.shm.records import Cursor
 
 USER: Json = {"role": "user", "content": "hi"}
+GEMINI = Gemini(Provider("gemini"))
 TOOL: Json = {
     "type": "function",
     "function": {"name": "f", "description": "d", "parameters": {"type": "object"}},
@@ -24,7 +27,7 @@ TOOL: Json = {
 
 def shaped(**fields: Any) -> Call:
     asked = {"model": "m"} if "prompt" in fields else {"model": "m", "messages": [USER]}
-    return gemini.shape("gemini-3", request.decode(msgspec.msgpack.encode(asked | fields)))
+    return GEMINI.generate("gemini-3", request.decode(msgspec.msgpack.encode(asked | fields)))
 
 
 def generated(**fields: Any) -> Json:
@@ -96,8 +99,8 @@ def test_generation() -> None:
     ],
 )
 def test_the_model_is_in_the_path(model: str, path: str) -> None:
-    asked = request.Request(model="m", messages=[USER])
-    assert gemini.shape(model, asked).path == path
+    asked = request.ChatRequest(model="m", messages=[USER])
+    assert GEMINI.generate(model, asked).path == path
 
 
 def test_neighbours_of_one_role_are_joined_and_empty_ones_go() -> None:
@@ -308,8 +311,10 @@ def test_an_interactions_pictures() -> None:
 
 
 def test_reattaching_and_cancelling() -> None:
-    assert gemini.reattach(Cursor("v1_i", "")) == "/interactions/v1_i?stream=true"
-    assert gemini.cancel_path(Cursor("v1_i", "e")) == "/interactions/v1_i/cancel"
+    assert (
+        GEMINI.reattach("interactions", Cursor("v1_i", "")).path == "/interactions/v1_i?stream=true"
+    )
+    assert GEMINI.recall("interactions", Cursor("v1_i", "e")).path == "/interactions/v1_i/cancel"
 
 
 @given(
@@ -317,8 +322,8 @@ def test_reattaching_and_cancelling() -> None:
 )
 def test_ids_are_quoted(id: str, after: str) -> None:
     cursor = Cursor(id, after)
-    parts = urlsplit(gemini.reattach(cursor))
+    parts = urlsplit(GEMINI.reattach("interactions", cursor).path)
     assert unquote(parts.path) == f"/interactions/{id}"
     assert parts.path.count("/") == 2
     assert parse_qs(parts.query) == {"stream": ["true"], "last_event_id": [after]}
-    assert unquote(gemini.cancel_path(cursor)) == f"/interactions/{id}/cancel"
+    assert unquote(GEMINI.recall("interactions", cursor).path) == f"/interactions/{id}/cancel"

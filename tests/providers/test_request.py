@@ -7,16 +7,23 @@ from typing import Any
 import msgspec
 import pytest
 
+from ringcast.config import Kind, Provider
 from ringcast.errors import Code, RequestError
-from ringcast.providers import anthropic, openai, request
-from ringcast.providers.request import Call, Json, Request
+from ringcast.providers import request
+from ringcast.providers.gateway import vendor
+from ringcast.providers.request import Call, Json
+from ringcast.providers.vendor import AnyRequest
 
 USER: Json = {"role": "user", "content": "hi"}
 
 
-def asked(**fields: Any) -> Request:
+def asked(**fields: Any) -> AnyRequest:
     given = {"model": "m"} if "prompt" in fields else {"model": "m", "messages": [USER]}
     return request.decode(msgspec.msgpack.encode(given | fields))
+
+
+def shaped(kind: Kind, model: str, asked: AnyRequest) -> Call:
+    return vendor(Provider(kind)).generate(model, asked)
 
 
 def refusal(**fields: Any) -> str:
@@ -61,6 +68,11 @@ def test_unknown_fields_and_wrong_types_are_named(fields: Json, part: str) -> No
     assert part in refusal(**fields)
 
 
+def test_null_is_as_good_as_absent() -> None:
+    assert asked(prompt="p", messages=None, tools=None) == asked(prompt="p")
+    assert asked(prompt=None, messages=[USER], max_tokens=None) == asked()
+
+
 @pytest.mark.parametrize("raw", [b"", b"\xc1", b"\x91\x01", b"\x81\xa1\xff\x01", b"\x91" * 100_000])
 def test_what_is_no_request(raw: bytes) -> None:
     with pytest.raises(RequestError, match=r"^bad_request: request: "):
@@ -71,7 +83,7 @@ def test_what_is_no_request(raw: bytes) -> None:
 
 
 def test_chat() -> None:
-    call = openai.shape("openai", "gpt-4o", asked(max_tokens=9, temperature=0.0, stop="x", n=2))
+    call = shaped("openai", "gpt-4o", asked(max_tokens=9, temperature=0.0, stop="x", n=2))
     assert call == Call(
         "/chat/completions",
         {
@@ -88,25 +100,25 @@ def test_chat() -> None:
 
 
 @pytest.mark.parametrize("kind", ["groq", "deepseek", "xai", "openrouter", "openai-compatible"])
-def test_compatible_servers_know_the_old_limit(kind: str) -> None:
-    body = openai.shape(kind, "m", asked(max_tokens=9)).body
+def test_compatible_servers_know_the_old_limit(kind: Kind) -> None:
+    body = shaped(kind, "m", asked(max_tokens=9)).body
     assert body["max_tokens"] == 9
     assert "max_completion_tokens" not in body
 
 
 def test_perplexity_has_no_stream_options() -> None:
-    assert "stream_options" not in openai.shape("perplexity", "m", asked()).body
+    assert "stream_options" not in shaped("perplexity", "m", asked()).body
 
 
 def test_extra_comes_last() -> None:
     extra = {"reasoning_effort": "low", "temperature": 1}
-    body = openai.shape("openai", "m", asked(temperature=0.5, extra=extra)).body
+    body = shaped("openai", "m", asked(temperature=0.5, extra=extra)).body
     assert body["reasoning_effort"] == "low"
     assert body["temperature"] == 1
 
 
 def test_legacy_completions() -> None:
-    call = openai.shape("openai", "m", asked(prompt="p", api="completions", max_tokens=9))
+    call = shaped("openai", "m", asked(prompt="p", api="completions", max_tokens=9))
     assert call.path == "/completions"
     assert call.body == {"model": "m", "prompt": "p", "stream": True, "max_tokens": 9}
 
@@ -122,7 +134,7 @@ def test_legacy_completions() -> None:
 )
 def test_openai_refuses_by_name(fields: Json, field: str) -> None:
     with pytest.raises(RequestError) as caught:
-        openai.shape("openai", "m", asked(**fields))
+        shaped("openai", "m", asked(**fields))
     assert (caught.value.code, caught.value.detail) == (Code.BAD_REQUEST, {"field": field})
 
 
@@ -131,7 +143,7 @@ def test_openai_refuses_by_name(fields: Json, field: str) -> None:
 
 def messages(*given: Json, **fields: Any) -> Json:
     """The body of a call with these messages."""
-    call = anthropic.shape("claude", asked(messages=list(given), **fields), 4096)
+    call = shaped("anthropic", "claude", asked(messages=list(given), **fields))
     assert call.path == "/messages"
     assert call.headers == {"anthropic-version": "2023-06-01"}
     return call.body
@@ -248,7 +260,7 @@ def test_pictures_in_a_tool_result() -> None:
 
 
 def test_legacy_complete() -> None:
-    call = anthropic.shape("claude", asked(prompt="p", api="complete", stop=["a", "b"]), 4096)
+    call = shaped("anthropic", "claude", asked(prompt="p", api="complete", stop=["a", "b"]))
     assert call.path == "/complete"
     assert call.body == {
         "model": "claude",
@@ -299,5 +311,5 @@ def tool_call(**function: Any) -> Json:
 )
 def test_anthropic_refuses_by_name(fields: Json, field: str) -> None:
     with pytest.raises(RequestError) as caught:
-        anthropic.shape("claude", asked(**fields), 4096)
+        shaped("anthropic", "claude", asked(**fields))
     assert (caught.value.code, caught.value.detail) == (Code.BAD_REQUEST, {"field": field})

@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringcast.config import Provider
 from ringcast.errors import Code, RequestError
-from ringcast.providers import openai, request, responses
-from ringcast.providers.request import Json, Request
+from ringcast.providers import request, responses
+from ringcast.providers.openai import OpenAI
+from ringcast.providers.request import Json
+from ringcast.providers.vendor import AnyRequest
 from ringcast.providers.wire.body import Body, Ending, open_body
 from ringcast.providers.wire.responses import Responses
 from ringcast.providers.wire.sse import SseEvent
@@ -810,14 +813,14 @@ def test_arbitrary_bytes_end_in_exactly_one_terminal_token(chunks: list[bytes]) 
 # Requests
 
 
-def asked(**fields: Any) -> Request:
+def asked(**fields: Any) -> AnyRequest:
     given = {"model": "m", "api": "responses"}
     given |= {} if "prompt" in fields else {"messages": [{"role": "user", "content": "hi"}]}  # type: ignore[dict-item]
     return request.decode(msgspec.msgpack.encode(given | fields))
 
 
 def shaped(**fields: Any) -> Json:
-    call = openai.shape("openai", "gpt-5", asked(**fields))
+    call = OpenAI(Provider("openai")).generate("gpt-5", asked(**fields))
     assert call.path == "/responses"
     assert call.headers == {}
     return call.body

@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 
 from ringcast.config import Provider
-from ringcast.providers.request import Call, Request
+from ringcast.providers.request import Call
 from ringcast.providers.transport import BODY
+from ringcast.providers.vendor import AnyRequest
 from ringcast.shm.records import Cursor
 
 from .ledger import Entry
@@ -115,7 +116,7 @@ class Server:
         """None are looked at."""
         return {}
 
-    def shape(self, model: str, request: Request) -> tuple[str, Call]:
+    def shape(self, model: str, request: AnyRequest) -> tuple[str, Call]:
         """A model is an answer's name."""
         return self._entries[model].answer.api, Call(f"/{model}/new")
 
