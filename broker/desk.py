@@ -13,6 +13,7 @@ import zmq
 from ringcast.broker import protocol
 from ringcast.broker.dispatch import Dispatch
 from ringcast.broker.gate import Rate
+from ringcast.broker.inquiries import Inquiries
 from ringcast.broker.protocol import Refused
 from ringcast.broker.session import Sessions
 from ringcast.broker.stream import Client, Stream, Subscription
@@ -61,6 +62,7 @@ class Desk:
         self._loop = loop
         self._daemon = secrets.token_hex(8)
         self._messages, self._bad_answers = Rate(), Rate()
+        self._inquiries = Inquiries(dispatch.send, config.processes.providers)
         self._held: list[tuple[Client, protocol.Open, float]] = []  # since when
         self.leases: dict[int, asyncio.TimerHandle] = {}
         self.last_slot = counters.get(counters.slot("streams"))
@@ -96,12 +98,14 @@ class Desk:
             self._bad(route, Code.HELLO_FIRST, "the first frame of a connection must be HELLO")
             return
         client.heard = self._loop.time()
-        handle = getattr(frame, "handle", -1)
         try:
             self._serve(client, frame)
         except RequestError as error:
             self._counters.add(self._counters.slot("refused"))
-            self._refuse(route, handle, error.code, error.message, **error.detail)
+            handle = getattr(frame, "handle", -1)
+            number = frame.request if isinstance(frame, protocol.Question) else -1
+            refused = Refused(handle, error.code, error.message, error.detail, number)
+            self._send(route, protocol.encode(refused))
 
     def _serve(self, client: Client, frame: protocol.ClientFrame) -> None:
         match frame:
@@ -122,9 +126,31 @@ class Desk:
                 self._send(client.route, protocol.encode(protocol.Pong(nonce)))
             case protocol.Bye():
                 self.lose(client.route)
+            case protocol.Models() | protocol.Count() | protocol.Health():
+                self._inquiries.ask(client.route, frame.request, self._question(frame))
             case protocol.Status(request):
                 result = protocol.Result(request, self._status(self._daemon))
                 self._send(client.route, protocol.encode(result))
+
+    def _question(self, frame: protocol.Question) -> commands.Ask:
+        """Return what a provider process is asked; its number is still to be given."""
+        if isinstance(frame, protocol.Count):
+            provider, model = self._resolve(frame.asked)
+            return commands.Ask(0, "count", provider, model, frame.asked)
+        if frame.provider:
+            self._check_known(frame.provider)
+        return commands.Ask(
+            0, "models" if isinstance(frame, protocol.Models) else "health", frame.provider
+        )
+
+    def on_answer(self, answer: commands.Answer) -> None:
+        """A provider process has answered a question."""
+        if (told := self._inquiries.answered(answer)) is not None and self.socket is not None:
+            self._send(told[0], protocol.encode(told[1]))
+
+    def ask_again(self, process: int) -> None:
+        """A provider process is new: what its predecessor was asked is asked again."""
+        self._inquiries.repeat(process)
 
     def _cut_off(self, route: bytes) -> None:
         """Lose a peer that says too much; it is not heard for the rest of the second."""
@@ -155,10 +181,6 @@ class Desk:
     def _open(self, client: Client, frame: protocol.Open, since: float) -> None:
         """Start a stream, or hold the request (since when) until a provider process is there."""
         window = self._window(frame.window)
-        size, limit = memoryview(frame.request).nbytes, self._config.limits.max_request_bytes
-        if size > limit:
-            text = f"has {size} bytes, {limit} are allowed (limits.max_request_bytes)"
-            raise refuse("request", text)
         if frame.stream and len(frame.stream) != protocol.ID_BYTES:
             raise refuse("stream", f"has {len(frame.stream)} bytes, not {protocol.ID_BYTES}")
         if (known := self._sessions.by_id.get(frame.stream)) is not None:
@@ -237,23 +259,27 @@ class Desk:
 
     def _resolve(self, request: msgspec.Raw) -> tuple[str, str]:
         """Return provider and model of a request's `model`, or say what is wrong with it."""
+        size, limit = memoryview(request).nbytes, self._config.limits.max_request_bytes
+        if size > limit:
+            text = f"has {size} bytes, {limit} are allowed (limits.max_request_bytes)"
+            raise refuse("request", text)
         try:
             named = _decode_named(request).model
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RequestError(Code.BAD_REQUEST, f"request: {error}") from None
         provider, slash, model = named.partition("/")
-        known = self._config.providers
         if not slash or not model:
             raise refuse("model", f"{named[:80]!r} is not PROVIDER/model")
         if len(named) > MAX_MODEL:
             raise refuse("model", f"has {len(named)} characters, {MAX_MODEL} are allowed")
-        if provider not in known:
-            raise RequestError(
-                Code.UNKNOWN_PROVIDER,
-                f"no provider {provider[:40]!r}; known are {', '.join(sorted(known))}",
-                known=sorted(known),
-            )
+        self._check_known(provider)
         return provider, model
+
+    def _check_known(self, provider: str) -> None:
+        known = sorted(self._config.providers)
+        if provider not in known:
+            text = f"no provider {provider[:40]!r}; known are {', '.join(known)}"
+            raise RequestError(Code.UNKNOWN_PROVIDER, text, known=known)
 
     def _reply_opened(self, client: Client, handle: int, stream: Stream) -> None:
         opened = protocol.Opened(handle, stream.id, stream.provider, stream.model)
@@ -307,6 +333,7 @@ class Desk:
         """A client is gone: its streams go on until their leases end."""
         client = self._sessions.clients.pop(route, None)
         self._sessions.dirty.pop(route, None)
+        self._inquiries.forget(route)
         if client is not None:
             for handle in list(client.subscriptions):
                 self._unsubscribe(client, handle)

@@ -306,6 +306,8 @@ class Process:
             match said:
                 case commands.Ready() as report:
                     self._on_ready(report)
+                case commands.Answer() as answer:
+                    self._desk.on_answer(answer)
                 case commands.Takeover(index):
                     self._hand_over(parts[0], index)
 
@@ -319,6 +321,7 @@ class Process:
         self._dispatch.ready[index] = report
         if self._desk.socket and (before is None or before.epoch != report.epoch):
             self._dispatch.reconcile(index)
+            self._desk.ask_again(index)
         self._command(index, commands.Welcome())
         self._desk.look_at_held()
 

@@ -106,6 +106,37 @@ class Status(Frame, frozen=True, tag="status"):
     request: int
 
 
+class Models(Frame, frozen=True, tag="models"):
+    """Ask which models a provider has, or all of them if `provider` is empty.
+
+    Answered by RESULT with the same `request`: {"models": [{"provider", "id", ...}], "errors":
+    {provider: {"code", "message"}}}; or by ERROR with the same `request`.
+    """
+
+    request: int
+    provider: str = ""
+
+
+class Count(Frame, frozen=True, tag="count"):
+    """Ask how many tokens a request (as in OPEN) has before it is sent.
+
+    Answered by RESULT: {"tokens", "accuracy"}, where accuracy is "provider" or "estimate".
+    """
+
+    request: int
+    asked: msgspec.Raw
+
+
+class Health(Frame, frozen=True, tag="health"):
+    """Ask whether a provider can be reached and takes our key, or all of them.
+
+    Answered by RESULT: {provider: {"ok", "latency_ms", "code", "message"}}.
+    """
+
+    request: int
+    provider: str = ""
+
+
 class Ping(Frame, frozen=True, tag="ping"):
     """Say that the client lives, at least every `heartbeat_s`; answered by PONG."""
 
@@ -144,14 +175,16 @@ class Tokens(Frame, frozen=True, tag="tokens"):
 
 
 class Result(Frame, frozen=True, tag="result"):
-    """Answer to a question (STATUS)."""
+    """Answer to a question (STATUS, MODELS, COUNT, HEALTH)."""
 
     request: int
     data: Any
 
 
 class Refused(Frame, frozen=True, tag="error"):
-    """A frame was refused, or a reader was cut off. `handle` is -1 where none is concerned.
+    """A frame was refused, or a reader was cut off.
+
+    `handle` and `request` are -1 where none is concerned.
 
     `code` is one of `ringcast.errors.Code`; `detail` holds what helps to mend it
     (`resume_after`, `first`, `last`, `limit`, `setting`, `known`).
@@ -161,6 +194,7 @@ class Refused(Frame, frozen=True, tag="error"):
     code: str
     message: str
     detail: dict[str, Any] = {}
+    request: int = -1
 
 
 class Pong(Frame, frozen=True, tag="pong"):
@@ -169,7 +203,10 @@ class Pong(Frame, frozen=True, tag="pong"):
     nonce: int = 0
 
 
-ClientFrame: TypeAlias = Hello | Open | Attach | Credit | Cancel | Detach | Status | Ping | Bye
+Question: TypeAlias = Models | Count | Health
+ClientFrame: TypeAlias = (
+    Hello | Open | Attach | Credit | Cancel | Detach | Status | Question | Ping | Bye
+)
 DaemonFrame: TypeAlias = Welcome | Opened | Tokens | Result | Refused | Pong
 
 encode = msgspec.msgpack.Encoder().encode

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
 from ringcast.shm.records import Cursor
+
+
+NOTHING: Final = msgspec.Raw(b"\xc0")  # null in msgpack
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True):
@@ -88,6 +91,19 @@ class Recall(Command, frozen=True, tag="recall"):
     cursor: Cursor
 
 
+class Ask(Command, frozen=True, tag="ask"):
+    """Ask a provider something short, or all of them if `provider` is empty.
+
+    `request` is what is to be counted. Answer: ANSWER with the same `number`.
+    """
+
+    number: int
+    what: Literal["models", "count", "health"]
+    provider: str
+    model: str = ""
+    request: msgspec.Raw = NOTHING
+
+
 class Report(Command, frozen=True, tag="report"):
     """A new broker asks what the process has under way. Answer: READY with the same `nonce`."""
 
@@ -124,6 +140,16 @@ class Ready(Command, frozen=True, tag="ready"):
     nonce: int = 0
 
 
+class Answer(Command, frozen=True, tag="answer"):
+    """What a provider said to ASK `number`: `data`, or why there is none as `code` and `message`."""
+
+    number: int
+    data: msgspec.Raw = NOTHING
+    code: str = ""
+    message: str = ""
+    detail: dict[str, Any] = {}
+
+
 class Takeover(Command, frozen=True, tag="takeover"):
     """A worker stands in for one that died and asks where its streams are. Answer: ADOPT."""
 
@@ -150,8 +176,10 @@ class Adopt(Command, frozen=True, tag="adopt"):
     streams: list[Adopted]
 
 
-ToProvider: TypeAlias = Start | Grant | Stop | Fail | Abandon | Resume | Recall | Report | Welcome
-ToBroker: TypeAlias = Ready | Takeover
+ToProvider: TypeAlias = (
+    Start | Grant | Stop | Fail | Abandon | Resume | Recall | Ask | Report | Welcome
+)
+ToBroker: TypeAlias = Ready | Answer | Takeover
 
 encode = msgspec.msgpack.Encoder().encode
 decode_command = msgspec.msgpack.Decoder(ToProvider).decode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import httpx
 import msgspec
 
 from ringcast.config import Kind, Provider
@@ -11,7 +12,7 @@ from ringcast.providers.anthropic import Anthropic
 from ringcast.providers.gemini import Gemini
 from ringcast.providers.keys import Secret
 from ringcast.providers.openai import OpenAI
-from ringcast.providers.request import Call
+from ringcast.providers.request import Call, refuse
 from ringcast.providers.vendor import AnyRequest, Vendor
 from ringcast.shm.records import Cursor
 
@@ -39,6 +40,23 @@ class Gateway(msgspec.Struct, frozen=True):
             name, scheme = _CREDENTIALS.get(self.config.kind, ("authorization", "Bearer "))
             headers[name] = scheme + self.key.reveal()
         return headers
+
+    def request(self, client: httpx.AsyncClient, call: Call) -> httpx.Request:
+        """Return what is sent for `call`; a path that begins with a scheme is the whole URL.
+
+        Raises `RequestError` (bad_request) for a body that JSON cannot say, `httpx.InvalidURL`.
+        """
+        try:
+            content = msgspec.json.encode(call.body) if call.method == "POST" else None
+        except (TypeError, ValueError, RecursionError) as error:  # msgpack can say more than JSON
+            raise refuse("request", f"cannot be sent as JSON: {error}") from None
+        elsewhere = call.path.startswith(("https://", "http://"))
+        return client.build_request(
+            call.method,
+            call.path if elsewhere else self.config.base_url + call.path,
+            content=content,
+            headers=self.headers() | call.headers | self.config.headers,
+        )
 
     def shape(self, model: str, request: AnyRequest) -> tuple[str, Call]:
         """Return the wire decoder's name and the call.

@@ -29,7 +29,6 @@ from ringcast.errors import Code, ConfigError, RequestError
 from ringcast.providers import commands, keys, request
 from ringcast.providers.flow import Flow, Outlet
 from ringcast.providers.gateway import Gateway, vendor
-from ringcast.providers.request import Call
 from ringcast.providers.transport import Transport
 from ringcast.providers.upstream import CANCELLED, Upstream
 from ringcast.providers.wire.body import Ending
@@ -220,7 +219,7 @@ class Process:
             gateway = self._gateway(start.provider)
             asked = request.decode(start.request)
             api, call = gateway.shape(start.model, asked)
-            outgoing = self._build(gateway, call)
+            outgoing = gateway.request(self._client, call)
         except (RequestError, httpx.InvalidURL) as error:
             flow.open(opened, now)
             self._refuse(flow, error)
@@ -235,7 +234,7 @@ class Process:
         flow = self._flow(resume, resume.raw)
         try:
             gateway = self._gateway(resume.provider)
-            outgoing = self._build(gateway, gateway.reattach(resume.api, resume.cursor))
+            outgoing = gateway.request(self._client, gateway.reattach(resume.api, resume.cursor))
         except (RequestError, httpx.InvalidURL) as error:
             self._refuse(flow, error)
             return
@@ -271,22 +270,10 @@ class Process:
             flow, self._client, outgoing, self._config, gateway.key, self._on_end
         )
 
-    def _build(self, gateway: Gateway, call: Call) -> httpx.Request:
-        try:
-            content = msgspec.json.encode(call.body) if call.method == "POST" else None
-        except (TypeError, ValueError, RecursionError) as error:  # msgpack can say more than JSON
-            raise request.refuse("request", f"cannot be sent as JSON: {error}") from None
-        return self._client.build_request(
-            call.method,
-            gateway.config.base_url + call.path,
-            content=content,
-            headers=gateway.headers() | call.headers | gateway.config.headers,
-        )
-
     def _recall(self, provider: str, api: str, cursor: records.Cursor) -> None:
         """Have an answer stopped that is made whether or not anybody listens."""
         if (gateway := self._gateways.get(provider)) is not None:
-            outgoing = self._build(gateway, gateway.recall(api, cursor))
+            outgoing = gateway.request(self._client, gateway.recall(api, cursor))
             task = self._loop.create_task(self._stop_remotely(outgoing))
             self._recalls.add(task)
             task.add_done_callback(self._recalls.discard)

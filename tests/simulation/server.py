@@ -90,10 +90,6 @@ class Server:
 
     # httpx.AsyncClient
 
-    def build_request(self, method: str, url: str, **_: object) -> str:
-        """A request is its path."""
-        return url
-
     async def send(self, request: str, *, stream: bool = False) -> Any:
         """Answer, sooner or later."""
         _, name, after = request.split("/")
@@ -110,11 +106,10 @@ class Server:
     # providers.gateway.Gateway
 
     key = None
-    config = SimpleNamespace(base_url="", headers={})
 
-    def headers(self) -> dict[str, str]:
-        """None are looked at."""
-        return {}
+    def request(self, client: Server, call: Call) -> str:
+        """A request is its path."""
+        return call.path
 
     def shape(self, model: str, request: AnyRequest) -> tuple[str, Call]:
         """A model is an answer's name."""
