@@ -22,6 +22,7 @@ import zmq
 from ringcast import rundir
 from ringcast.broker import protocol
 from ringcast.errors import Code, ConnectionLost, NotRunning, RequestError
+from ringcast.shm.answer import Answer, joined
 from ringcast.shm.tokens import Done, Error, StreamToken
 from ringcast.sockets import Message, Socket, make
 
@@ -30,6 +31,7 @@ from ringcast.sockets import Message, Socket, make
 PROMPT_TOKENS: Final = 64
 BEAT_S: Final = 0.05
 ANSWER_S: Final = 10.0
+PROVIDER_S: Final = 60.0  # what asks a provider: the daemon gives up before, and says why
 PATIENCE_S: Final = 15.0  # of unanswered heartbeats make a connection lost
 
 
@@ -121,6 +123,10 @@ class ClientStream:
             self._client._credit(self._handle, processed, prompt)
             if prompt:
                 self._granted = processed
+
+    async def answer(self) -> Answer:
+        """Read to the end, and return all tokens from here on as one answer."""
+        return joined([token async for batch in self.batches() for token in batch])
 
     async def cancel(self) -> None:
         """End the stream for everybody; its last token will be `Error(cancelled)`."""
@@ -263,20 +269,53 @@ class Client:
         stream_id = bytes.fromhex(stream) if isinstance(stream, str) else stream
         self._send(protocol.Cancel(stream_id))
 
+    async def models(self, provider: str = "") -> dict[str, Any]:
+        """Return what a provider lists, or all of them; see `protocol.Models`.
+
+        Raises `RequestError` with the provider's reason if that one does not tell.
+        """
+        return await self._ask(protocol.Models(self._next_number(), provider), PROVIDER_S)
+
+    async def count(
+        self,
+        model: str,
+        messages: list[dict[str, Any]] | None = None,
+        *,
+        prompt: str | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Return how many tokens a request has: {"tokens", "accuracy"}.
+
+        Raises `RequestError` if it is none, or with the provider's reason.
+        """
+        asked = {"model": model, "messages": messages, "prompt": prompt, **options}
+        raw = msgspec.Raw(protocol.encode(asked))
+        return await self._ask(protocol.Count(self._next_number(), raw), PROVIDER_S)
+
+    async def health(self, provider: str = "") -> dict[str, Any]:
+        """Return whether a provider is well, or each of them; see `protocol.Health`."""
+        return await self._ask(protocol.Health(self._next_number(), provider), PROVIDER_S)
+
     async def status(self) -> dict[str, Any]:
         """Return what the daemon does: clients, streams, counters of every process."""
-        self._number += 1
-        number = self._number
+        return await self._ask(protocol.Status(self._next_number()), ANSWER_S)
+
+    async def _ask(
+        self, question: protocol.Question | protocol.Status, patience_s: float
+    ) -> dict[str, Any]:
         answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        question = protocol.Status(number)
-        self._answers[number] = question, answer
+        self._answers[question.request] = question, answer
         self._send(question)
         try:
-            return await asyncio.wait_for(answer, ANSWER_S)
+            return await asyncio.wait_for(answer, patience_s)
         except TimeoutError:
             raise ConnectionLost("the daemon does not answer") from None
         finally:
-            self._answers.pop(number, None)
+            self._answers.pop(question.request, None)
+
+    def _next_number(self) -> int:
+        self._number += 1
+        return self._number
 
     async def _open(self, request: dict[str, Any], window: int) -> ClientStream:
         reader = self._new(-1, window)
@@ -285,9 +324,8 @@ class Client:
         return await self._ready(reader, protocol.Open(reader._handle, raw, window, stream))
 
     def _new(self, after: int, window: int) -> ClientStream:
-        self._number += 1
-        reader = ClientStream(self, self._number, after, window)
-        self._streams[self._number] = reader
+        handle = self._next_number()
+        reader = self._streams[handle] = ClientStream(self, handle, after, window)
         return reader
 
     async def _ready(
@@ -365,7 +403,11 @@ class Client:
     def _refused(self, frame: protocol.Refused) -> None:
         error = RequestError(frame.code, frame.message, **frame.detail)
         reader = self._streams.get(frame.handle)
-        if reader is not None:
+        _, answer = self._answers.get(frame.request, (None, None))
+        if answer is not None:
+            if not answer.done():
+                answer.set_exception(error)
+        elif reader is not None:
             if frame.code == Code.UNKNOWN_STREAM and reader.id:  # lost with an earlier daemon
                 text = "the daemon was restarted and the stream is gone"
                 reader._feed(reader._next, [Error(Code.INTERRUPTED, text, retryable=True)])

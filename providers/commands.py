@@ -8,7 +8,6 @@ import msgspec
 
 from ringcast.shm.records import Cursor
 
-
 NOTHING: Final = msgspec.Raw(b"\xc0")  # null in msgpack
 
 
@@ -141,7 +140,7 @@ class Ready(Command, frozen=True, tag="ready"):
 
 
 class Answer(Command, frozen=True, tag="answer"):
-    """What a provider said to ASK `number`: `data`, or why there is none as `code` and `message`."""
+    """What a provider said to ASK `number`: `data`, or an error's `code` and `message`."""
 
     number: int
     data: msgspec.Raw = NOTHING

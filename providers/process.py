@@ -12,11 +12,11 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import msgspec
@@ -26,9 +26,10 @@ import zmq
 from ringcast import child
 from ringcast.config import Config
 from ringcast.errors import Code, ConfigError, RequestError
-from ringcast.providers import commands, keys, request
+from ringcast.providers import commands, inquiry, keys, request
 from ringcast.providers.flow import Flow, Outlet
 from ringcast.providers.gateway import Gateway, vendor
+from ringcast.providers.survey import Survey
 from ringcast.providers.transport import Transport
 from ringcast.providers.upstream import CANCELLED, Upstream
 from ringcast.providers.wire.body import Ending
@@ -103,7 +104,7 @@ class Process:
         self._upstreams: dict[int, Upstream] = {}
         self._ending: dict[int, Flow] = {}  # ended flows whose END waits for room
         self._live: dict[int, commands.Live] = {}  # what the broker is told of both
-        self._recalls: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._gateways, self._disabled = _gateways(config, environment)
         transport = Transport(
             ssl.create_default_context(), config.limits, config.timeouts.keepalive_s
@@ -118,6 +119,7 @@ class Process:
                 None, connect=timeouts.connect_s or None, read=timeouts.first_byte_s or None
             ),
         )
+        self._survey = Survey(self._client, self._gateways, self._disabled, config)
         self.known = asyncio.Event()  # set once the broker sends us requests
         self._socket: Socket | None = None
         self._ticker = self._loop.create_task(self._tick())
@@ -173,6 +175,8 @@ class Process:
                     self._resume(resume)
                 case commands.Recall(provider, api, cursor):
                     self._recall(provider, api, cursor)
+                case commands.Ask() as ask:
+                    self._background(self._answer(ask))
                 case commands.Report(nonce):
                     self._ready(nonce)
                 case commands.Welcome():
@@ -274,9 +278,39 @@ class Process:
         """Have an answer stopped that is made whether or not anybody listens."""
         if (gateway := self._gateways.get(provider)) is not None:
             outgoing = gateway.request(self._client, gateway.recall(api, cursor))
-            task = self._loop.create_task(self._stop_remotely(outgoing))
-            self._recalls.add(task)
-            task.add_done_callback(self._recalls.discard)
+            self._background(self._stop_remotely(outgoing))
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, ask: commands.Ask) -> None:
+        """Ask one provider or all of them, and tell the broker what they say."""
+        try:
+            said = await self._inquire(ask)
+            answer = commands.Answer(ask.number, msgspec.Raw(msgspec.msgpack.encode(said)))
+        except RequestError as error:
+            answer = commands.Answer(
+                ask.number, commands.NOTHING, error.code, error.message, error.detail
+            )
+        except Exception as error:  # whatever it is, the question must not wait for ever
+            text = f"the question could not be carried out: {error!r}"
+            answer = commands.Answer(ask.number, commands.NOTHING, Code.INTERNAL, text)
+            print(f"ringcast: {ask.what}: {error!r}", file=sys.stderr)
+        if self._socket is not None:
+            self._socket.send([commands.encode(answer)])
+
+    async def _inquire(self, ask: commands.Ask) -> object:
+        match ask.what:
+            case "count":
+                asked = request.decode(ask.request)
+                gateway = self._gateway(ask.provider)
+                return await inquiry.count(self._client, gateway, self._config, ask.model, asked)
+            case "health":
+                return await self._survey.health(ask.provider)
+            case "models":
+                return await self._survey.models(ask.provider)
 
     async def _stop_remotely(self, outgoing: httpx.Request) -> None:
         try:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from typing import Final, Literal
 
-import httptools
 import httpx
 
 from ringcast.config import Config, Timeouts
@@ -20,7 +19,7 @@ from ringcast.errors import Code
 from ringcast.providers.body import READ_BYTES
 from ringcast.providers.flow import Flow
 from ringcast.providers.keys import Secret
-from ringcast.providers.transport import BODY, Body, TLSError
+from ringcast.providers.transport import BODY, Body, CutError, TLSError
 from ringcast.providers.wire.body import Ending
 from ringcast.providers.wire.sse import WireError
 
@@ -63,7 +62,7 @@ class Upstream:
         try:
             await self._exchange(request)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            self._end(_connection_ending(error, self._config.timeouts))
+            self._end(connection_ending(error, self._config.timeouts))
         except Exception as error:  # whatever it is, the stream must not wait for ever
             self._abort()
             self._fail(Code.INTERNAL, f"the request could not be carried out: {error!r}")
@@ -111,7 +110,7 @@ class Upstream:
                 "http",
                 status=response.status_code,
                 content_type=self._head.content_type,
-                retry_after_s=_retry_after_s(response.headers),
+                retry_after_s=retry_after_s(response.headers),
                 body=masked[:limit],
             )
         )
@@ -152,10 +151,10 @@ class Upstream:
         self._body = None
         if error is None:
             self._end(self._head)
-        elif isinstance(error.__cause__, httptools.HttpParserError):
-            self._fail(Code.BAD_RESPONSE, str(error))
-        elif isinstance(error, httpx.RemoteProtocolError):  # cut, but maybe all was said before
+        elif isinstance(error, CutError):  # maybe all was said before
             self._end(_changed(self._head, "eof", Code.STREAM_INCOMPLETE, str(error)))
+        elif isinstance(error, httpx.RemoteProtocolError):
+            self._fail(Code.BAD_RESPONSE, str(error))
         else:
             self._end(_changed(self._head, "reset", Code.TRANSPORT, str(error)))
 
@@ -222,7 +221,7 @@ class Upstream:
             self._on_end(self)
 
 
-def _retry_after_s(headers: httpx.Headers) -> float | None:
+def retry_after_s(headers: httpx.Headers) -> float | None:
     """Return how long the provider asks to wait: retry-after-ms, else retry-after (RFC 9110)."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         value = headers.get(name, "").strip()
@@ -239,7 +238,7 @@ def _changed(
     )
 
 
-def _connection_ending(error: httpx.HTTPError | httpx.InvalidURL, timeouts: Timeouts) -> Ending:
+def connection_ending(error: httpx.HTTPError | httpx.InvalidURL, timeouts: Timeouts) -> Ending:
     """Say in one line why no answer came, with the clock's setting where one ran out."""
     text = str(error) or type(error).__name__
     match error:
@@ -259,6 +258,8 @@ def _connection_ending(error: httpx.HTTPError | httpx.InvalidURL, timeouts: Time
             code = Code.CONNECT_FAILED
         case httpx.LocalProtocolError() | httpx.UnsupportedProtocol() | httpx.InvalidURL():
             code = Code.BAD_REQUEST
+        case CutError():
+            code = Code.TRANSPORT
         case httpx.RemoteProtocolError():
             code = Code.BAD_RESPONSE
         case _:

@@ -65,6 +65,8 @@ class Vendor(ABC):
     """One kind of provider, as it is configured. The first of `apis` is its main one."""
 
     apis: ClassVar[tuple[Api, ...]]
+    # Statuses besides 200 that answer `health` of a provider which is well.
+    alive: ClassVar[tuple[int, ...]] = ()
 
     def __init__(self, config: Provider) -> None:
         """`config` is complete: its `base_url` is filled in."""

@@ -88,6 +88,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_header_bytes: int = 64 << 10
     max_headers: int = 200
     max_request_bytes: int = 32 << 20
+    max_answer_bytes: int = 8 << 20
     max_clients: int = 4096
     max_streams: int = 4096
     # A client that takes 835,000 tokens/s in batches of 64 says CREDIT 13,000 times a second.
@@ -104,6 +105,7 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     first_byte_s: float = 120.0
     idle_s: float = 300.0
     total_s: float = 3600.0
+    answer_s: float = 30.0
     keepalive_s: float = 60.0
     heartbeat_s: float = 5.0
 

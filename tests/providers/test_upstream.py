@@ -18,7 +18,7 @@ from ringcast.config import Config, Limits, Timeouts
 from ringcast.errors import Code
 from ringcast.providers.flow import Flow, Outlet
 from ringcast.providers.transport import Transport
-from ringcast.providers.upstream import Upstream, _retry_after_s
+from ringcast.providers.upstream import Upstream, retry_after_s
 from ringcast.providers.wire.body import Ending
 from ringcast.providers.wire.sse import SseFramer
 from ringcast.replay.process import Upstream as Replay
@@ -179,4 +179,4 @@ async def test_after_the_terminal_token_without_end() -> None:
 )
 def test_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    assert _retry_after_s(httpx.Headers(raw)) == seconds
+    assert retry_after_s(httpx.Headers(raw)) == seconds
