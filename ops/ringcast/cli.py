@@ -148,12 +148,76 @@ def doctor(run_dir: Path | None, config_path: Path | None, as_json: bool) -> Non
         sys.exit(1)
 
 
+_model = click.option("-m", "--model", required=True, help="PROVIDER/model, as openai/gpt-4o.")
+_system = click.option("-s", "--system", help="A system message.")
+
+
+def _messages(text: str | None, system: str | None) -> list[dict[str, Any]]:
+    """Return a conversation of TEXT, or of what comes by standard input."""
+    said = [{"role": "user", "content": sys.stdin.read() if text is None else text}]
+    return [{"role": "system", "content": system}, *said] if system else said
+
+
 @main.command()
 @_run_dir
-@click.option("-m", "--model", required=True, help="PROVIDER/model, as openai/gpt-4o.")
-@click.option("-s", "--system", help="A system message.")
+@_json
+@click.argument("provider", default="")
+def models(run_dir: Path | None, as_json: bool, provider: str) -> None:
+    """List the models of PROVIDER, or of all that can be asked."""
+    from ringcast import questions
+
+    said = questions.models(run_dir or rundir.default(), provider)
+    if as_json:
+        _print_json(said)
+    else:
+        questions.print_models(said)
+
+
+@main.command()
+@_run_dir
+@_model
+@_system
+@_json
+@click.argument("text", required=False)
+def count(
+    run_dir: Path | None, model: str, system: str | None, as_json: bool, text: str | None
+) -> None:
+    """Count the tokens of TEXT (or standard input) as a request to a model."""
+    from ringcast import questions
+
+    said = questions.count(run_dir or rundir.default(), model, _messages(text, system))
+    if as_json:
+        _print_json(said)
+    else:
+        about = "about " if said["accuracy"] == "estimate" else ""
+        click.echo(f"{about}{said['tokens']} tokens ({said['accuracy']})")
+
+
+@main.command()
+@_run_dir
+@_json
+@click.argument("provider", default="")
+def health(run_dir: Path | None, as_json: bool, provider: str) -> None:
+    """Say whether PROVIDER (or each) answers and takes our key; fails if PROVIDER does not."""
+    from ringcast import questions
+
+    said = questions.health(run_dir or rundir.default(), provider)
+    if as_json:
+        _print_json(said)
+    else:
+        questions.print_health(said)
+    if provider and not said[provider]["ok"]:
+        sys.exit(1)
+
+
+@main.command()
+@_run_dir
+@_model
+@_system
 @click.option("--max-tokens", type=click.IntRange(min=1), help="The longest answer.")
 @click.option("--temperature", type=float, help="0 is the least random.")
+@click.option("--api", help="The provider's API; its main one by default.")
+@click.option("--no-stream", is_flag=True, help="Have the answer sent in one piece.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON token a line.")
 @click.argument("text", required=False)
 def chat(
@@ -162,20 +226,20 @@ def chat(
     system: str | None,
     max_tokens: int | None,
     temperature: float | None,
+    api: str | None,
+    no_stream: bool,
     as_json: bool,
     text: str | None,
 ) -> None:
     """Stream the answer to TEXT (or standard input) to the terminal; Ctrl-C cancels it."""
     from ringcast import conversation
 
-    if text is None:
-        text = sys.stdin.read()
-    messages = [{"role": "user", "content": text}]
-    if system:
-        messages.insert(0, {"role": "system", "content": system})
-    options = {"max_tokens": max_tokens, "temperature": temperature}
-    given = {name: value for name, value in options.items() if value is not None}
-    sys.exit(conversation.chat(run_dir or rundir.default(), model, messages, given, as_json))
+    options = {"max_tokens": max_tokens, "temperature": temperature, "api": api}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if no_stream:
+        given["stream"] = False
+    directory, messages = run_dir or rundir.default(), _messages(text, system)
+    sys.exit(conversation.chat(directory, model, messages, given, as_json))
 
 
 @main.command()

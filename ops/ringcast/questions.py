@@ -1,0 +1,68 @@
+"""`ringcast models`, `count` and `health`: what the providers say, asked through the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from ringcast.broker.client import connect
+
+
+def models(directory: Path, provider: str) -> dict[str, Any]:
+    """Return what a provider lists, or all. Raises `NotRunning` and `RequestError`."""
+
+    async def ask() -> dict[str, Any]:
+        async with connect(directory, name="ringcast models") as client:
+            return await client.models(provider)
+
+    return asyncio.run(ask())
+
+
+def count(directory: Path, model: str, messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a request's tokens. Raises `NotRunning` and `RequestError`."""
+
+    async def ask() -> dict[str, Any]:
+        async with connect(directory, name="ringcast count") as client:
+            return await client.count(model, messages)
+
+    return asyncio.run(ask())
+
+
+def health(directory: Path, provider: str) -> dict[str, Any]:
+    """Return how a provider is, or all. Raises `NotRunning` and `RequestError`."""
+
+    async def ask() -> dict[str, Any]:
+        async with connect(directory, name="ringcast health") as client:
+            return await client.health(provider)
+
+    return asyncio.run(ask())
+
+
+def print_models(said: dict[str, Any]) -> None:
+    """Print models as a table, and below it who did not answer."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)  # a model's name may hold anything
+    table = Table("model", "name", "context", "output", box=None)
+    for model in said["models"]:
+        limits = (model.get("context_tokens"), model.get("output_tokens"))
+        sizes = [f"{tokens:,}" if tokens else "-" for tokens in limits]
+        table.add_row(f"{model['provider']}/{model['id']}", model.get("name") or "", *sizes)
+    if said["models"]:
+        console.print(table)
+    for provider, error in said["errors"].items():
+        console.print(f"{provider}: {error['code']}: {error['message']}", style="dim")
+
+
+def print_health(said: dict[str, Any]) -> None:
+    """Print a line for each provider."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    for provider, health in said.items():
+        latency = health.get("latency_ms")
+        text = "ok" if health["ok"] else f"{health['code']}: {health['message']}"
+        took = "" if latency is None else f" ({latency:g} ms)"
+        console.print(f"{provider:<20} {text}{took}", style="green" if health["ok"] else "dim")
