@@ -63,13 +63,16 @@ MORE: Final = 16  # TOKENS, CHECKPOINT: the same step of the stream goes on in t
 class Open(msgspec.Struct, frozen=True, array_like=True):
     """Payload of OPEN: what a worker and a new broker must know of a stream.
 
-    `id` — the 16 random bytes clients know the stream by; `api` names the wire decoder.
+    `id` — the 16 random bytes clients know the stream by; `api` names the wire decoder. `compat`
+    names another client whose tokens are wanted, which may depend on the provider's `kind`.
     """
 
     id: bytes
     api: str
     provider: str
     model: str
+    kind: str = ""
+    compat: str = ""
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
