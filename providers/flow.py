@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from ringcast.providers.wire.body import Ending
-from ringcast.providers.wire.sse import SseFramer
+from ringcast.providers.wire.body import Ending, cut_short
+from ringcast.providers.wire.framing import Framer
+from ringcast.providers.wire.sse import WireError
 from ringcast.shm import records
 from ringcast.shm.ring import Writer
 
@@ -44,18 +45,21 @@ class Flow:
     and an event that was begun is always finished. OPEN, END and a cancel need no credit.
     """
 
-    __slots__ = ("_framer", "_queue", "ended", "limit", "outlet", "sent", "slot")
+    __slots__ = ("_queue", "ended", "framer", "limit", "outlet", "sent", "slot")
 
     def __init__(
-        self, slot: int, outlet: Outlet, framer: SseFramer, limit: int, sent: int = 0
+        self, slot: int, outlet: Outlet, framer: Framer, limit: int, sent: int = 0
     ) -> None:
-        """Begin a flow that may write up to raw byte `limit`, behind `sent` earlier ones."""
+        """Begin a flow that may write up to raw byte `limit`, behind `sent` earlier ones.
+
+        `framer` may be replaced until the first byte of the body.
+        """
         self.slot = slot
         self.outlet = outlet
         self.limit = limit
         self.sent = sent
         self.ended = False
-        self._framer = framer
+        self.framer = framer
         # kind, flags, stamp, payload, raw bytes of the body in it
         self._queue: deque[tuple[int, int, int, bytes | memoryview, int]] = deque()
 
@@ -64,8 +68,15 @@ class Flow:
         self._put(records.OPEN, records.WHOLE, now_ns, records.encode_open(opened), 0)
 
     def data(self, chunk: bytes, now_ns: int) -> None:
-        """Take bytes of the body. Raises `WireError` for a line or event over its limit."""
-        block = self._framer.feed(chunk)
+        """Take bytes of the body. Raises `WireError` for what is bad, once the good is written."""
+        try:
+            block = self.framer.feed(chunk)
+        except WireError as error:
+            self._write(error.block, now_ns)
+            raise
+        self._write(block, now_ns)
+
+    def _write(self, block: bytes, now_ns: int) -> None:
         if not block:
             return
         writer = self.outlet.writer
@@ -76,7 +87,7 @@ class Flow:
                 self.sent = raw
                 self.outlet.mark()
                 return
-        for flags, piece in _pieces(block, writer.max_payload):
+        for flags, piece in _pieces(block, writer.max_payload, self.framer):
             self._queue.append((records.DATA, flags, now_ns, piece, len(piece)))
         self.pump()
 
@@ -92,12 +103,21 @@ class Flow:
         self.ended = True
         if cancelled:  # what nobody will read must not delay the end
             self._queue = deque(item for item in self._queue if item[0] == records.OPEN)
-        elif rest := self._framer.rest():
-            for flags, piece in _cut(rest, self.outlet.writer.max_payload):
-                self._queue.append((records.DATA, flags | records.REST, now_ns, piece, len(piece)))
+        else:
+            ending = self._rest(ending, now_ns)
         payload = _encoded(ending, self.outlet.writer.max_payload)
         flags = records.WHOLE | (records.TERMINAL if final else 0)
         self._put(records.END, flags, now_ns, payload, 0)
+
+    def _rest(self, ending: Ending, now_ns: int) -> Ending:
+        """Queue what is left of the body; how it ended, in view of that."""
+        try:
+            rest = self.framer.rest()
+        except WireError as error:
+            return ending if ending.kind != "eof" else cut_short(ending, error)
+        for flags, piece in _cut(rest, self.outlet.writer.max_payload):
+            self._queue.append((records.DATA, flags | records.REST, now_ns, piece, len(piece)))
+        return ending
 
     def grant(self, limit: int) -> None:
         """Raise the limit (a lower one is an old message) and go on writing."""
@@ -146,15 +166,15 @@ def _encoded(ending: Ending, limit: int) -> bytes:
     return encode_ending(msgspec.structs.replace(ending, body=kept))
 
 
-def _pieces(block: bytes, limit: int) -> Iterator[tuple[int, bytes | memoryview]]:
+def _pieces(block: bytes, limit: int, framer: Framer) -> Iterator[tuple[int, bytes | memoryview]]:
     """Cut whole events into records: between two events if possible, else in fragments."""
     start, view = 0, memoryview(block)
     while len(block) - start > limit:
-        cut = block.rfind(b"\n\n", start, start + limit)
-        if cut < 0:
+        end = framer.boundary(block, start, start + limit)
+        if end == start:
             break
-        yield records.WHOLE, view[start : cut + 2]
-        start = cut + 2
+        yield records.WHOLE, view[start:end]
+        start = end
     if start < len(block):
         yield from _cut(view[start:], limit)
 

@@ -139,7 +139,9 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="d
 
     `finish_reason` is one of a closed set; `provider_reason` keeps the provider's own word,
     `choices` those of all choices when there are several (index = choice). `sources` are
-    search results that belong to the whole answer (Perplexity).
+    search results that belong to the whole answer (Perplexity). `arguments_valid` says whether
+    those of every tool call are JSON (or empty, or a custom tool's free text); null without
+    calls, and where they are too long to be checked.
     """
 
     finish_reason: FinishReason = "other"
@@ -151,6 +153,7 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="d
     stop_sequence: str | None = None
     choices: list[str | None] | None = None
     sources: list[Any] | None = None
+    arguments_valid: bool | None = None
 
 
 class Error(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="error"):

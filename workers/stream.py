@@ -21,7 +21,8 @@ class Stream:
     def __init__(self, opened: bytes, opened_ns: int) -> None:
         """`opened` is the payload of its OPEN; `opened_ns` is when the request was sent."""
         self.opened = opened
-        self.body: Body = open_body(decode_open(opened).api)
+        said = decode_open(opened)
+        self.body: Body = open_body(said.api, kind=said.kind, compat=said.compat)
         self.next_seq = 0
         self.opened_ns = opened_ns
         self.first_ns = 0
@@ -35,7 +36,8 @@ class Stream:
         if left.state:
             saved = records.decode_checkpoint(left.state)
             stream.first_ns = saved.first_ns
-            stream.body = Body.restore(decode_open(left.opened).api, saved.body)
+            said = decode_open(left.opened)
+            stream.body = Body.restore(said.api, saved.body, kind=said.kind, compat=said.compat)
         return stream
 
     def state(self) -> bytes:

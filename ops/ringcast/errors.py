@@ -33,6 +33,13 @@ class Code(StrEnum):
     BAD_EVENT = "bad_event"
     SSE_LINE_TOO_LONG = "sse_line_too_long"
     SSE_EVENT_TOO_LONG = "sse_event_too_long"
+    NDJSON_LINE_TOO_LONG = "ndjson_line_too_long"
+    AWS_PRELUDE_CRC = "aws_prelude_crc"
+    AWS_MESSAGE_CRC = "aws_message_crc"
+    AWS_TOO_LONG = "aws_too_long"
+    AWS_BAD_LENGTH = "aws_bad_length"
+    AWS_HEADERS = "aws_headers"
+    AWS_TRUNCATED = "aws_truncated"
     TOOL_CALL_LIMIT = "tool_call_limit"
     TOOL_ARGS_LIMIT = "tool_args_limit"
     # the way to the provider

@@ -11,15 +11,24 @@ from ringcast.shm.tokens import StreamToken
 
 
 def decode(
-    api: str, body: bytes, cut: int | None, seed: int | None, status: int
+    api: str,
+    body: bytes,
+    cut: int | None,
+    seed: int | None,
+    status: int,
+    *,
+    kind: str = "",
+    compat: str = "",
 ) -> list[StreamToken]:
     """Return the tokens of `body`, cut into `cut`-byte or seeded random pieces first.
 
-    A `status` other than 200 makes it an error's body.
+    A `status` other than 200 makes it an error's body. `compat` "roo" gives the tokens that show
+    what Roo-Code shows of a provider of this `kind`.
     """
     if status != 200:
-        return summary.decode(api, [], Ending("http", status=status, body=body))
-    return summary.decode(api, pieces(body, cut, seed))
+        ending = Ending("http", status=status, body=body)
+        return summary.decode(api, [], ending, kind=kind, compat=compat)
+    return summary.decode(api, pieces(body, cut, seed), kind=kind, compat=compat)
 
 
 def pieces(body: bytes, cut: int | None, seed: int | None) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from ringcast.errors import Code
-from ringcast.providers.wire.numbers import real
+from ringcast.providers.wire.numbers import real, whole
 from ringcast.providers.wire.payload import parsed
 from ringcast.providers.wire.portable import portable
 from ringcast.providers.wire.printable import printable
@@ -56,6 +56,20 @@ _PASSING: Final = (
 )
 
 
+# What HTTP status AWS gives each exception, in an answer or in a stream.
+# https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStream.html#Errors
+_AWS_STATUS: Final = {
+    "validationException": 400,
+    "accessDeniedException": 403,
+    "resourceNotFoundException": 404,
+    "modelTimeoutException": 408,
+    "modelErrorException": 424,
+    "modelStreamErrorException": 424,
+    "modelNotReadyException": 429,
+    "throttlingException": 429,
+    "internalServerException": 500,
+    "serviceUnavailableException": 503,
+}
 _RETRY_INFO: Final = "type.googleapis.com/google.rpc.RetryInfo"
 _DURATION: Final = re.compile(r"([0-9]{1,5}(?:\.[0-9]{1,9})?)s")
 
@@ -97,6 +111,24 @@ def provider_error(payload: Any) -> Error:
         type=said.type,
         provider_code=said.code,
         retry_after_s=said.retry_after_s,
+    )
+
+
+def aws_error(name: str, payload: Any) -> Error:
+    """The token for an exception in an AWS event stream, or an error with its code for a name.
+
+    `status` is the model's own (`originalStatusCode`), else the one that AWS gives the exception.
+    """
+    said = fault(payload)
+    usual = _AWS_STATUS.get(name[:1].lower() + name[1:])
+    code = Code.HTTP_STATUS if usual is None else _classified(usual, said)
+    own = whole(payload.get("originalStatusCode")) if isinstance(payload, dict) else None
+    return Error(
+        code=Code.PROVIDER_ERROR if code == Code.HTTP_STATUS else code,
+        message=printable(said.message or f"{name or 'an error'} without a message"),
+        retryable=usual is not None and _status_is_retryable(usual),
+        status=usual if own is None else own,
+        type=_word(name),
     )
 
 

@@ -2,23 +2,29 @@
 
 The SSE layer is the specification to the letter; here is what language models' servers need on
 top of it: `[DONE]` in any spelling, empty and null data, pings, JSON lines that lost their blank
-lines, a last event without one, answers and errors in plain JSON, bodies that just stop.
+lines, a last event without one, answers and errors in plain JSON, bodies that just stop. Blocks
+in other framings (`framing`) are their dialect's alone; what is left at their end is met here.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
 from ringcast.errors import Code
+from ringcast.providers.wire import roo
 from ringcast.providers.wire.answer import excerpt, fault, http_error, provider_error
 from ringcast.providers.wire.anthropic import Complete, Messages
-from ringcast.providers.wire.dialect import Dialect
+from ringcast.providers.wire.converse import Converse
+from ringcast.providers.wire.dialect import Decoder
+from ringcast.providers.wire.framing import framing
 from ringcast.providers.wire.gemini import Generate
 from ringcast.providers.wire.interactions import Interactions
+from ringcast.providers.wire.invoke import Invoke
+from ringcast.providers.wire.ollama import Native
 from ringcast.providers.wire.openai import Chat, Completions
 from ringcast.providers.wire.payload import is_json, loose
 from ringcast.providers.wire.responses import Responses
@@ -33,7 +39,7 @@ from ringcast.providers.wire.sse import (
 from ringcast.shm.records import Cursor
 from ringcast.shm.tokens import Done, Error, StreamToken
 
-_DIALECTS: Final[dict[str, Callable[[], Dialect[Any]]]] = {
+_DIALECTS: Final[dict[str, Callable[[], Decoder]]] = {
     "chat": Chat,
     "completions": Completions,
     "messages": Messages,
@@ -41,6 +47,9 @@ _DIALECTS: Final[dict[str, Callable[[], Dialect[Any]]]] = {
     "generate": Generate,
     "interactions": Interactions,
     "responses": Responses,
+    "converse": Converse,
+    "invoke": Invoke,
+    "native": Native,
 }
 _NAMES: Final = (b"data:", b"event:", b"id:", b"retry:")
 _IDLE: Final = re.compile(rb"(?:(?::[^\r\n]*)?[\r\n]|:[^\r\n]*\Z)*")
@@ -57,6 +66,9 @@ _RETRYABLE: Final = frozenset(
         Code.CONNECT_TIMEOUT,
         Code.FIRST_BYTE_TIMEOUT,
         Code.IDLE_TIMEOUT,
+        Code.AWS_TRUNCATED,
+        Code.AWS_PRELUDE_CRC,
+        Code.AWS_MESSAGE_CRC,
         Code.INTERRUPTED,
         Code.BACKPRESSURE_TIMEOUT,
         Code.SHUTTING_DOWN,
@@ -101,11 +113,14 @@ class Body:
         self,
         api: str,
         *,
+        kind: str = "",
+        compat: str = "",
         max_line_bytes: int = MAX_LINE_BYTES,
         max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
         self.finished = False
-        self._dialect = _DIALECTS[api]()
+        self._dialect = _dialect(api, kind, compat)
+        self._framing = framing(api)
         self._limits = max_line_bytes, max_event_bytes
         self._parser = self._new_parser()
         self._changed = True
@@ -132,12 +147,20 @@ class Body:
         api: str,
         state: bytes,
         *,
+        kind: str = "",
+        compat: str = "",
         max_line_bytes: int = MAX_LINE_BYTES,
         max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> Body:
         """The body that `state` was taken from. Raises `msgspec.MsgspecError` for other bytes."""
         saved = _state_decoder.decode(state)
-        body = cls(api, max_line_bytes=max_line_bytes, max_event_bytes=max_event_bytes)
+        body = cls(
+            api,
+            kind=kind,
+            compat=compat,
+            max_line_bytes=max_line_bytes,
+            max_event_bytes=max_event_bytes,
+        )
         body._dialect.restore(saved.dialect)
         body._begun, body._eventful = saved.begun, saved.eventful
         body.finished = saved.finished
@@ -177,7 +200,7 @@ class Body:
         return None if self.finished else self._dialect.cursor
 
     def feed(self, block: Bytes) -> list[StreamToken]:
-        """The tokens of a block of whole events, as `sse.SseFramer.feed` gives them."""
+        """The tokens of a block of whole events, as the API's `framing.Framer` gives them."""
         if self.finished:
             self._odd += 1
             return []
@@ -192,12 +215,15 @@ class Body:
         return tokens
 
     def tail(self, rest: Bytes) -> list[StreamToken]:
-        """The tokens of the unfinished rest at the end of the body (`sse.SseFramer.rest`).
+        """The tokens of the unfinished rest at the end of the body (`framing.Framer.rest`).
 
-        The event that has no blank line counts if it, or a line of it, is `[DONE]` or JSON.
+        The event that has no blank line counts if it, or a line of it, is `[DONE]` or JSON; so
+        does the last of many lines of JSON.
         """
         if self.finished:
             return []
+        if self._framing != "sse":
+            return self._last_line(bytes(rest))
         tokens = self._events(bytes(rest))
         last = self._parser.end()
         if last is not None and not self.finished:
@@ -208,6 +234,14 @@ class Body:
                     self._odd += 1
                     tokens += self._event(SseEvent(last.event if whole else "message", data))
         return tokens
+
+    def _last_line(self, rest: bytes) -> list[StreamToken]:
+        if not self._eventful:
+            self._remember(rest.removeprefix(_BOM))
+        elif is_json(rest.decode(errors="replace")):
+            self._odd += 1
+            return self.feed(rest)
+        return []
 
     def end(self, ending: Ending) -> list[StreamToken]:
         """The last tokens, with the terminal one unless it was given already."""
@@ -243,8 +277,6 @@ class Body:
         if not whole.strip():
             text = f"HTTP {ending.status}: the provider sent an empty body"
             return self._dialect.close(Error(Code.EMPTY_RESPONSE, text, True, ending.status))
-        if _begins_as_event_stream(whole):
-            return self._incomplete()
         said = loose(whole.decode(errors="replace"))
         if not isinstance(said, str):
             tokens = self._dialect.whole(whole)
@@ -253,9 +285,17 @@ class Body:
                 return tokens
             if fault(said).message is not None:
                 return self._dialect.close(provider_error(said))
+        elif self._begins_as_stream(whole):
+            return self._incomplete()
         kind = ending.content_type or "no content type"
         text = f"HTTP {ending.status}, {kind}, is no event stream: {excerpt(whole)}"
         return self._dialect.close(Error(Code.NOT_EVENT_STREAM, text, status=ending.status))
+
+    def _begins_as_stream(self, body: bytes) -> bool:
+        """Whether a body without any event is the beginning of a stream, cut very early."""
+        if self._framing != "sse":
+            return self._framing == "ndjson" and body.startswith(b"{")
+        return any(body.startswith(name) or name.startswith(body) for name in _NAMES)
 
     def _events(self, block: bytes) -> list[StreamToken]:
         """The general path: parse, then decode event by event up to a terminal token."""
@@ -349,19 +389,38 @@ class Body:
 
 
 def open_body(
-    api: str, *, max_line_bytes: int = MAX_LINE_BYTES, max_event_bytes: int = MAX_EVENT_BYTES
+    api: str,
+    *,
+    kind: str = "",
+    compat: str = "",
+    max_line_bytes: int = MAX_LINE_BYTES,
+    max_event_bytes: int = MAX_EVENT_BYTES,
 ) -> Body:
-    """A decoder for a new body. Raises `KeyError` for an API without a dialect."""
-    return Body(api, max_line_bytes=max_line_bytes, max_event_bytes=max_event_bytes)
+    """A decoder for a new body. Raises `KeyError` for an API without a dialect.
+
+    With `compat` "roo" its tokens are what Roo-Code shows of a provider of this `kind`.
+    """
+    return Body(
+        api,
+        kind=kind,
+        compat=compat,
+        max_line_bytes=max_line_bytes,
+        max_event_bytes=max_event_bytes,
+    )
 
 
-def _begins_as_event_stream(body: bytes) -> bool:
-    """Whether a body without any data is the beginning of an event stream, cut very early."""
-    return any(body.startswith(name) or name.startswith(body) for name in _NAMES)
+def _dialect(api: str, kind: str, compat: str) -> Decoder:
+    compatible = roo.handler(kind, api) if compat == "roo" else None
+    return (compatible or _DIALECTS[api])()
 
 
 def _is_done(data: str) -> bool:
     return data.strip(_BLANK).upper() == "[DONE]"
+
+
+def cut_short(ending: Ending, error: WireError) -> Ending:
+    """The ending of a body whose end its format does not allow."""
+    return msgspec.structs.replace(ending, kind="failed", code=error.code, message=error.message)
 
 
 def _interrupted(ending: Ending) -> Error:

@@ -1,4 +1,4 @@
-"""Citations: annotations (OpenAI, OpenRouter, Interactions), Anthropic's and Gemini's sources."""
+"""Citations: annotations (OpenAI, OpenRouter, Interactions), and the sources of the others."""
 
 from __future__ import annotations
 
@@ -40,6 +40,25 @@ def anthropic_citation(citation: dict[str, Any]) -> Citation:
         text=string(citation.get("cited_text")),
         start=next((n for key in starts if (n := whole(citation.get(key))) is not None), None),
         end=next((n for key in ends if (n := whole(citation.get(key))) is not None), None),
+        raw=portable(citation),
+    )
+
+
+def bedrock_citation(citation: dict[str, Any]) -> Citation:
+    """From `delta.citation`; offsets are characters, pages or chunks, as `location` is called.
+
+    https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_CitationsDelta.html
+    """
+    places = citation.get("location")
+    values = places.values() if isinstance(places, dict) else ()
+    place: dict[str, Any] = next((value for value in values if isinstance(value, dict)), {})
+    texts = (part.get("text") for part in _objects(citation.get("sourceContent")))
+    return Citation(
+        url=string(place.get("url")) or string(citation.get("source")),
+        title=string(citation.get("title")),
+        text=string("".join(text for text in texts if isinstance(text, str))),
+        start=whole(place.get("start")),
+        end=whole(place.get("end")),
         raw=portable(citation),
     )
 

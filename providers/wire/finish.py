@@ -33,6 +33,21 @@ _MEANING: Final[dict[str, FinishReason]] = {
     "refusal": "content_filter",
     "pause_turn": "pause",
     "compaction": "pause",
+    # Bedrock: /bedrock/latest/APIReference/API_runtime_ConverseStream, then Titan's and Cohere's
+    "guardrail_intervened": "content_filter",
+    "content_filtered": "content_filter",
+    "malformed_model_output": "error",
+    "malformed_tool_use": "error",
+    "FINISH": "stop",
+    "LENGTH": "length",
+    "CONTENT_FILTERED": "content_filter",
+    "COMPLETE": "stop",
+    "STOP_SEQUENCE": "stop",
+    "ERROR_TOXIC": "content_filter",
+    "ERROR": "error",
+    # Ollama: github.com/ollama/ollama/blob/main/docs/api.md, a model loaded or unloaded
+    "load": "pause",
+    "unload": "pause",
     # Gemini: ai.google.dev/api/generate-content#FinishReason
     "STOP": "stop",
     "MAX_TOKENS": "length",

@@ -30,6 +30,7 @@ _DELTAS: Final = frozenset(
     {
         *("completion", "content", "delta", "partial_json", "refusal", "stringValue", "text"),
         *("reasoning", "reasoning_content", "summary", "thinking"),
+        *("generation", "outputText", "response"),
     }
 )
 _ARGUMENTS: Final = frozenset({"args", "arguments", "input"})
@@ -42,6 +43,8 @@ def decode(decoder: msgspec.json.Decoder[T], data: str | bytes) -> T:
     except RecursionError:
         raise bad_event("nested too deeply", data) from None
     except _BAD as error:
+        if isinstance(error, UnicodeDecodeError) and isinstance(data, bytes):
+            return decode(decoder, data.decode(errors="replace"))  # no SSE parser has seen it
         return _second_look(decoder.type, data, str(error))
 
 

@@ -181,8 +181,10 @@ class Responses(Dialect[_Memory]):
                     tokens.append(_next_part(_position(event.output_index), part))
             case "response.refusal.delta":
                 self._refusal(event.delta, tokens)
-            case "response.function_call_arguments.delta" | "response.custom_tool_call_input.delta":
+            case "response.function_call_arguments.delta":
                 self._call(_position(event.output_index), tokens, arguments=event.delta)
+            case "response.custom_tool_call_input.delta":
+                self._call(_position(event.output_index), tokens, arguments=event.delta, free=True)
             case "response.function_call_arguments.done" | "response.custom_tool_call_input.done":
                 self._rest(_position(event.output_index), event, tokens)
             case "response.output_text.annotation.added":
@@ -264,6 +266,8 @@ class Responses(Dialect[_Memory]):
         id: str | None = None,
         name: str | None = None,
         arguments: Any = None,
+        *,
+        free: bool = False,
     ) -> None:
         tools = self._seen.tools
         if (call := tools.piece(index, id, name, arguments, 0)) is None:
@@ -271,15 +275,15 @@ class Responses(Dialect[_Memory]):
         # That there are arguments must be known at `.done`: the first ones make a checkpoint.
         first = tools.calls[call.index].size == len(call.arguments)
         self.changed |= first or call.id is not None or call.name is not None
-        self._called(call, tokens)
+        self._called(call, tokens, free=free)
 
     def _rest(self, index: int, end: Event | Item, tokens: list[StreamToken]) -> None:
         """The arguments that the `end` of a call repeats: news only where no delta told them."""
         tools = self._seen.tools
         ours = tools.by_index.get(index)
         if ours is None or not tools.calls[ours].size:
-            said = end.input if end.arguments is None else end.arguments
-            self._call(index, tokens, arguments=said)
+            free = end.arguments is None
+            self._call(index, tokens, arguments=end.input if free else end.arguments, free=free)
 
     def _introduce(self, response: Answer) -> None:
         seen = self._seen

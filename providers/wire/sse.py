@@ -26,7 +26,7 @@ _LONGEST_FIELD: Final = len(b"event:")
 _PREFIX: Final = 16  # bytes of a line that tell its field, a BOM included
 _RETRY_MAX_MS: Final = 2**53 - 1  # what a browser's number can hold exactly
 _COMPACT_BYTES: Final = 64 << 10
-_LINES: Final = re.compile(rb"[^\r\n]*(?:\r\n?|\n)")
+_QUIET: Final = re.compile(rb"(?::[^\r\n]*+[\r\n]|[\r\n])*+")
 
 
 class SseEvent(msgspec.Struct, frozen=True, gc=False):
@@ -39,14 +39,15 @@ class SseEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class WireError(RingcastError):
-    """The peer sent more than a limit allows. `code` is an `errors.Code`, `message` names limit
-    and setting, `events` are those that were complete before it in the same chunk."""
+    """The peer broke its format or a limit. `code` is an `errors.Code`, `message` names limit and
+    setting; `events`, or framed and not parsed `block`, was complete before in the same chunk."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.events: list[SseEvent] = []
+        self.block = b""
 
 
 def line_too_long(limit: int) -> WireError:
@@ -246,7 +247,8 @@ class SseFramer:
 
     A boundary is a blank line, that is one of the byte pairs LF LF, LF CR, CR CR (CR LF CR LF
     holds the second). Every byte is looked at once; long comments and unknown fields are dropped
-    as they come. A body that begins with `{` or `[` is an answer in JSON and kept whole.
+    as they come, and so are blocks of comments and blank lines alone, but for the first: what comes
+    out says something. A body that begins with `{` or `[` is an answer in JSON and kept whole.
     """
 
     def __init__(
@@ -257,8 +259,10 @@ class SseFramer:
         self._pending = bytearray()
         self._line = 0  # length of the unfinished line at the end of `_pending`
         self._compact_at = _COMPACT_BYTES
+        self._compacted = 0  # bytes at the beginning of `_pending`: whole lines, all of fields
         self._skip_lf = False
         self._json: bool | None = None
+        self._begun = False
 
     def feed(self, chunk: Bytes) -> bytes:
         """All whole events so far in one piece, or nothing. Raises `WireError` at a limit."""
@@ -269,17 +273,17 @@ class SseFramer:
         if self._json is None:
             self._sniff(data)
         if data.endswith(b"\n\n") and not self._pending:
-            return data
+            return self._audible(data)
         end = self._boundary(data)
         if not end:
             self._append(data)
             return b""
         self._skip_lf = end == len(data) and data[-1] == 0x0D
-        block = bytes(self._pending + data[:end]) if self._pending else data[:end]
+        block = b"".join((self._pending, data[:end])) if self._pending else data[:end]
         self._pending[:] = data[end:]
         self._line = _last_line(self._pending)
-        self._compact_at = _COMPACT_BYTES
-        return block
+        self._compact_at, self._compacted = _COMPACT_BYTES, 0
+        return self._audible(block)
 
     def rest(self) -> bytes:
         """What is left at the end of the body: an unfinished event, or no events at all."""
@@ -287,9 +291,24 @@ class SseFramer:
         self._pending.clear()
         return rest
 
+    def boundary(self, block: bytes, start: int, stop: int) -> int:
+        """The end of the last event within `start` to `stop` of a block; `start` for none."""
+        lines = ((block.rfind(line, start, stop), len(line)) for line in (b"\n\n", b"\r\n\r\n"))
+        return max((at + size for at, size in lines if at >= 0), default=start)
+
     def _sniff(self, data: bytes) -> None:
         if head := (self._pending[:64] + data[:64]).removeprefix(_BOM).lstrip():
             self._json = head[0] in b"{["
+
+    def _audible(self, block: bytes) -> bytes:
+        """`block`, or nothing if it only keeps the connection alive.
+
+        The first one always passes: a byte order mark is one only at the very beginning.
+        """
+        if self._begun and block[0] in b":\r\n" and _QUIET.fullmatch(block):
+            return b""
+        self._begun = True
+        return block
 
     def _boundary(self, data: bytes) -> int:
         """The end of the last blank line in `data`, or 0."""
@@ -310,23 +329,26 @@ class SseFramer:
         if not self._json and len(self._pending) > self._compact_at:
             self._compact()
         if self._line > self._max_line_bytes:
+            self._pending.clear()  # nobody wants the rest of it
             raise line_too_long(self._max_line_bytes)
         if len(self._pending) > self._max_event_bytes:
+            self._pending.clear()
             raise event_too_long(self._max_event_bytes)
 
     def _compact(self) -> None:
         """Drop comments and unknown fields; of an unfinished one keep the first byte."""
         if self._pending[-1] == 0x0D:  # the LF that may follow belongs to this line: wait for it
             return
-        lines = self._pending[: len(self._pending) - self._line]
-        last = self._pending[len(lines) :]
-        if _unwanted(last[:_PREFIX]):
-            del last[1:]
+        pending, last = self._pending, len(self._pending) - self._line
+        if _unwanted(pending[last : last + _PREFIX]):
+            del pending[last + 1 :]
+            self._line = len(pending) - last
         # Kept lines end in LF now: behind CR, the LF of a blank line would look like a half CRLF.
-        kept = (line.rstrip(b"\r\n") + b"\n" for line in _LINES.findall(lines) if _is_field(line))
-        self._pending = bytearray().join(kept) + last
-        self._line = len(last)
-        self._compact_at = max(_COMPACT_BYTES, 2 * len(self._pending))
+        lines = bytes(pending[self._compacted : last]).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        kept = b"".join(line for line in lines.splitlines(keepends=True) if _is_field(line))
+        pending[self._compacted : last] = kept
+        self._compacted += len(kept)
+        self._compact_at = len(pending) + _COMPACT_BYTES
 
 
 def _unwanted(line: bytes | bytearray) -> bool:
@@ -338,7 +360,7 @@ def _unwanted(line: bytes | bytearray) -> bool:
 
 def _is_field(line: bytes) -> bool:
     """Whether a whole line is a field that is read."""
-    return line.removeprefix(_BOM).rstrip(b"\r\n").partition(b":")[0] + b":" in _FIELDS
+    return line.removeprefix(_BOM).rstrip(b"\n").partition(b":")[0] + b":" in _FIELDS
 
 
 def _last_line(data: bytes | bytearray) -> int:

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from ringcast.errors import Code
-from ringcast.providers.wire.body import Ending, open_body
-from ringcast.providers.wire.sse import Bytes, SseFramer, WireError
+from ringcast.providers.wire.body import Ending, cut_short, open_body
+from ringcast.providers.wire.framing import framer
+from ringcast.providers.wire.sse import Bytes, WireError
 from ringcast.shm.tokens import (
     Citation,
     Delta,
@@ -32,22 +33,30 @@ _COUNTS = (
 )
 
 
-def decode(api: str, chunks: Iterable[Bytes], ending: Ending | None = None) -> list[StreamToken]:
+def decode(
+    api: str,
+    chunks: Iterable[Bytes],
+    ending: Ending | None = None,
+    *,
+    kind: str = "",
+    compat: str = "",
+) -> list[StreamToken]:
     """The tokens of a body that is read in `chunks`, exactly as provider process and worker do.
 
-    Raises `KeyError` for an API without a dialect.
+    `kind` and `compat` are as for `open_body`. Raises `KeyError` for an API without a dialect.
     """
     ending = ending or Ending()
-    framer, body = SseFramer(), open_body(api)
+    frames, body = framer(api), open_body(api, kind=kind, compat=compat)
     tokens: list[StreamToken] = []
     try:
         for chunk in chunks:
-            if block := framer.feed(chunk):
+            if block := frames.feed(chunk):
                 tokens += body.feed(block)
         if ending.kind == "eof":
-            tokens += body.tail(framer.rest())
+            tokens += body.tail(frames.rest())
     except WireError as error:
-        ending = Ending("failed", error.code, error.message)
+        tokens += body.feed(error.block) if error.block else []
+        ending = cut_short(ending, error)
     return tokens + body.end(ending)
 
 
@@ -154,7 +163,8 @@ def _error(end: Done | Error | None) -> dict[str, Any] | None:
     """`code` is the provider's own; where the fault is not the provider's word, it is ours."""
     if not isinstance(end, Error):
         return None
-    own = end.type is None and end.provider_code is None and end.code != Code.PROVIDER_ERROR
+    said = end.code == Code.PROVIDER_ERROR or end.status not in (None, 200)
+    own = end.type is None and end.provider_code is None and not said
     return {
         "name": end.code,
         "type": end.type,

@@ -92,6 +92,37 @@ def interactions_usage(usage: dict[str, Any]) -> Usage:
     )
 
 
+def bedrock_usage(usage: dict[str, Any]) -> Usage:
+    """From Converse's metadata or Nova's; `inputTokens` excludes what was cached.
+
+    Older builds call the counts of the cache by longer names.
+    https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_TokenUsage.html
+    """
+    read, written = "cacheReadInputToken", "cacheWriteInputToken"
+    return Usage(
+        input_tokens=_count(usage.get("inputTokens")),
+        output_tokens=_count(usage.get("outputTokens")),
+        total_tokens=_count(usage.get("totalTokens")),
+        cache_read_tokens=_first(usage.get(f"{read}s"), usage.get(f"{read}Count")),
+        cache_write_tokens=_first(usage.get(f"{written}s"), usage.get(f"{written}Count")),
+    )
+
+
+def invocation_usage(metrics: dict[str, Any]) -> Usage:
+    """From `amazon-bedrock-invocationMetrics`, which the last chunk of any model carries."""
+    return Usage(
+        input_tokens=_count(metrics.get("inputTokenCount")),
+        output_tokens=_count(metrics.get("outputTokenCount")),
+        cache_read_tokens=_count(metrics.get("cacheReadInputTokenCount")),
+        cache_write_tokens=_count(metrics.get("cacheWriteInputTokenCount")),
+    )
+
+
+def counted(given: Any, made: Any) -> Usage:
+    """From the counts of input and output, where a model tells no others."""
+    return Usage(input_tokens=_count(given), output_tokens=_count(made))
+
+
 def merged(old: Usage | None, new: Usage) -> Usage:
     """`old` overwritten by every field of `new` that is not null."""
     if old is None:

@@ -28,12 +28,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringcast.errors import ConfigError, StartupError
+from ringcast.providers.wire.summary import decode, summarize
 from ringcast.replay.behaviour import Behaviour, KnobError, pieces, turned
 from ringcast.replay.exchange import Connection
 from ringcast.replay.numbered import numbered_tokens
 from ringcast.replay.process import Upstream, spawned
 from ringcast.replay.recording import Framing, Library, Recording, bundled, corpus, events
 from ringcast.replay.wheel import Wheel
+from ringcast.shm.tokens import Done
 
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
@@ -218,11 +220,41 @@ def test_folder_without_index_is_a_config_error(tmp_path: Path) -> None:
         ("anthropic/tool-use", "chat", True, None),
         ("text-davinci", "completions", False, None),
         ("gemini-pro", "generate", True, None),
+        ("claude", "converse", True, "bedrock/converse-thinking"),
+        ("claude", "converse", False, "bedrock/json-converse"),
     ],
 )
 def test_which_recording_answers(name: str, api: str, stream: bool, found: str | None) -> None:
     recording = Library(BUNDLED.values()).find(name, api, stream=stream)
     assert (recording.name if recording else None) == found
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (CHAT, "openai/json-chat"),
+        (MESSAGES, "anthropic/json-message"),
+        ("/model/any/converse", "bedrock/json-converse"),
+        ("/model/bedrock%2Fjson-converse/converse", "bedrock/json-converse"),
+        ("/model/any/invoke", "bedrock/json-invoke-claude"),
+        ("/api/chat", "ollama/json-native"),
+        ("/api/generate", "ollama/json-native"),
+    ],
+)
+@in_loop
+async def test_an_answer_that_is_not_streamed_is_one_of_json(path: str, name: str) -> None:
+    model = {} if path.startswith("/model/") else {"model": "any"}
+    async with serving() as (_, port), httpx.AsyncClient() as client:
+        asked = model | {"stream": False}
+        answer = await client.post(f"http://127.0.0.1:{port}{path}", json=asked)
+    assert answer.content == BUNDLED[name].body
+    assert answer.headers["content-type"].startswith("application/json")
+    api = BUNDLED[name].api
+    whole = decode(api, [answer.content[:50], answer.content[50:]])
+    assert isinstance(whole[-1], Done)
+    stream = BUNDLED.get(name.replace("json-", "") + "-thinking")
+    if stream is not None:
+        assert summarize(decode(api, [stream.body])) == summarize(whole)
 
 
 # ---- the knobs

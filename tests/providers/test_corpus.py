@@ -10,9 +10,9 @@ import csv
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fakes.hostile import HOSTILE, check, fed, paths, put
@@ -21,13 +21,16 @@ from hypothesis import strategies as st
 
 from ringcast.errors import Code
 from ringcast.providers.wire.body import Body, Ending, open_body
+from ringcast.providers.wire.framing import Framer, framer
 from ringcast.providers.wire.sse import SseFramer, SseParser
 from ringcast.providers.wire.summary import decode, summarize
+from ringcast.replay.recording import Framing, events
 from ringcast.shm.tokens import Error, StreamToken
 
 CORPUS = Path(os.environ.get("RINGCAST_CORPUS") or Path(__file__).parents[3] / "shared" / "corpus")
 RANDOM_CUTS = 20
 SMALL_BYTES = 100_000
+CUT = (Code.STREAM_INCOMPLETE, Code.EMPTY_RESPONSE, Code.AWS_TRUNCATED)
 
 APIS = {
     "openai-chat": "chat",
@@ -39,6 +42,9 @@ APIS = {
     "anthropic-complete": "complete",
     "genai": "generate",
     "genai-vertex": "generate",
+    "bedrock-converse": "converse",
+    "bedrock-invoke": "invoke",
+    "ollama-native": "native",
 }
 GOOGLES_ERRORS = "the SDK wraps the whole JSON, and once more where it came as an event stream"
 
@@ -103,6 +109,17 @@ DELIBERATE: dict[tuple[str, str], tuple[Any, str]] = {
         },
         "the SDKs ignore an SSE field named `error`, and so lose that the answer is cut",
     ),
+    ("bedrock/invoke-nova-tool.eventstream", "usage"): (
+        {
+            "input_tokens": 427,
+            "output_tokens": 156,
+            "total_tokens": None,
+            "cache_read_tokens": 0,
+            "cache_write_tokens": 0,
+            "reasoning_tokens": None,
+        },
+        "the counts of the cache are there, under the names of older builds",
+    ),
     ("anthropic/err-401.json", "error.message"): (
         "invalid x-api-key",
         "the SDK puts the whole JSON into the message",
@@ -124,7 +141,8 @@ def recordings() -> list[dict[str, str]]:
 
 
 ROWS = recordings()
-STREAMS = [row for row in ROWS if row["file"].endswith(".sse")]
+STREAMS = [row for row in ROWS if not row["file"].endswith(".json")]
+SSE = [row for row in STREAMS if row["file"].endswith(".sse")]
 pytestmark = pytest.mark.skipif(not ROWS, reason=f"no recordings in {CORPUS}")
 
 
@@ -178,7 +196,7 @@ def test_summary_is_the_sdks(row: dict[str, str]) -> None:
     end = ending(row, data)
     got = summarize(decode(api(row), [data] if end.kind == "eof" else [], end))
     for key in KEYS:
-        assert got.get(key) == truth.get(key), key
+        assert got.get(key) == DELIBERATE.get((file, key), (truth.get(key),))[0], key
     want = error_of(truth["error"], end.status)
     if (file, "error") in DELIBERATE:
         want, _ = DELIBERATE[file, "error"]
@@ -201,20 +219,25 @@ def test_tokens_do_not_depend_on_the_cuts(row: dict[str, str]) -> None:
         assert summarize(decode(api(row), way, end)) == whole, f"cut {seed}"
 
 
+def blocks(row: dict[str, str], frames: Framer) -> Iterator[bytes]:
+    """A block for every event."""
+    for piece in events(body(row), cast(Framing, row["file"].rpartition(".")[2])):
+        if block := frames.feed(piece):
+            yield block
+
+
 def run(row: dict[str, str], feed: Callable[[Body, bytes], list[StreamToken]]) -> list[StreamToken]:
     """The tokens with every event as a block of its own, and again all of them in one block."""
     data = body(row)
-    events = SseFramer()
     decoder, tokens = open_body(api(row)), []
-    for line in data.splitlines(keepends=True):
-        if block := events.feed(line):
-            tokens += feed(decoder, block)
+    for block in blocks(row, SseFramer()):
+        tokens += feed(decoder, block)
     decoder_of_all, framer = open_body(api(row)), SseFramer()
     tokens += feed(decoder_of_all, framer.feed(data))
     return tokens
 
 
-@pytest.mark.parametrize("row", STREAMS, ids=name)
+@pytest.mark.parametrize("row", SSE, ids=name)
 def test_fast_paths_decode_as_the_general_one(row: dict[str, str]) -> None:
     fast = run(row, lambda decoder, block: decoder.feed(block))
     slow = run(row, lambda decoder, block: [] if decoder.finished else decoder._events(block))
@@ -224,15 +247,14 @@ def test_fast_paths_decode_as_the_general_one(row: dict[str, str]) -> None:
 @pytest.mark.parametrize("row", STREAMS, ids=name)
 def test_hand_over_at_every_event(row: dict[str, str]) -> None:
     data, tokens = body(row), []
-    framer, decoder = SseFramer(), open_body(api(row))
+    frames, decoder = framer(api(row)), open_body(api(row))
     largest = 0
-    for line in data.splitlines(keepends=True):
-        if block := framer.feed(line):
-            state = decoder.state()
-            largest = max(largest, len(state))
-            decoder = Body.restore(api(row), state)
-            tokens += decoder.feed(block)
-    tokens += decoder.tail(framer.rest()) + decoder.end(ending(row, data))
+    for block in blocks(row, frames):
+        state = decoder.state()
+        largest = max(largest, len(state))
+        decoder = Body.restore(api(row), state)
+        tokens += decoder.feed(block)
+    tokens += decoder.tail(frames.rest()) + decoder.end(ending(row, data))
     assert summarize(tokens) == summarize(decode(api(row), [data]))
     # A checkpoint is small, but for Perplexity's sources.
     assert largest < (2048 if row["provider"] != "perplexity" else 64 << 10)
@@ -241,17 +263,14 @@ def test_hand_over_at_every_event(row: dict[str, str]) -> None:
 @pytest.mark.parametrize("row", STREAMS, ids=name)
 def test_only_what_matters_makes_a_checkpoint(row: dict[str, str]) -> None:
     """Restoring an older state is harmless as long as `dirty` was false."""
-    framer, decoder = SseFramer(), open_body(api(row))
+    frames, decoder = framer(api(row)), open_body(api(row))
     state = decoder.state()
-    for line in body(row).splitlines(keepends=True):
-        block = framer.feed(line)
-        if not block:
-            continue
+    for block in blocks(row, frames):
         decoder = Body.restore(api(row), state)
         decoder.feed(block)
         if decoder.dirty:
             state = decoder.state()
-    tokens = decoder.tail(framer.rest()) + decoder.end(ending(row, b""))
+    tokens = decoder.tail(frames.rest()) + decoder.end(ending(row, b""))
     whole = decode(api(row), [body(row)])[-1]
     assert not tokens or tokens[-1] == whole
 
@@ -267,10 +286,10 @@ def test_every_cut_off_stream_is_an_error_or_complete(row: dict[str, str]) -> No
         summary = summarize(tokens)
         assert full["text"].startswith(summary["text"])
         if isinstance(tokens[-1], Error) and full["error"] is None:
-            assert tokens[-1].code in (Code.STREAM_INCOMPLETE, Code.EMPTY_RESPONSE), end
+            assert tokens[-1].code in CUT, end
 
 
-@pytest.mark.parametrize("row", STREAMS, ids=name)
+@pytest.mark.parametrize("row", SSE, ids=name)
 def test_the_parser_meets_nothing_unknown(row: dict[str, str]) -> None:
     parser = SseParser()
     parser.parse_chunk(body(row))
@@ -280,7 +299,7 @@ def test_the_parser_meets_nothing_unknown(row: dict[str, str]) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.sampled_from(STREAMS or [{}]),
+    st.sampled_from(SSE or [{}]),
     st.integers(0),
     st.integers(0),
     st.sampled_from(list(HOSTILE)),

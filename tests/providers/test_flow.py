@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from fakes.frames import message
 from fakes.pipeline import ring
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +16,8 @@ from ringcast.errors import Code
 from ringcast.providers.flow import Flow, Outlet
 from ringcast.providers.upstream import CANCELLED
 from ringcast.providers.wire.body import Ending
-from ringcast.providers.wire.sse import SseFramer
+from ringcast.providers.wire.framing import framer
+from ringcast.providers.wire.sse import SseFramer, WireError
 from ringcast.shm import records
 from ringcast.shm.layout import max_payload
 from ringcast.shm.records import Open
@@ -159,6 +163,57 @@ def test_an_error_body_larger_than_a_record() -> None:
     assert end.status == 500
     assert set(end.body) == {ord("y")}
     assert LARGEST - 100 < len(end.body) < LARGEST
+
+
+EVENT: dict[str, Callable[[int], bytes]] = {
+    "chat": event,
+    "generate": lambda size: b"data: " + b"x" * (size - 10) + b"\r\n\r\n",
+    "native": lambda size: b'{"a":"' + b"x" * (size - 9) + b'"}\n',
+    "converse": lambda size: message({"a": "b"}, b"x" * (size - 22)),
+}
+
+
+@pytest.mark.parametrize("api", EVENT)
+def test_records_end_where_events_end(api: str) -> None:
+    bench = Bench(limit=1 << 20)
+    bench.flow.framer = framer(api)
+    sizes = [LARGEST // 3 - 5 * n for n in range(9)]
+    body = b"".join(EVENT[api](size) for size in sizes)
+    bench.flow.data(body, 0)
+    taken: list[Record] = []
+    while batch := bench.taken():
+        taken += [record for record in batch if record.kind == records.DATA]
+    assert [len(record.payload) for record in taken] == [sum(sizes[n : n + 3]) for n in (0, 3, 6)]
+    assert all(record.flags == records.WHOLE for record in taken)
+    assert payloads(taken) == body
+
+
+def test_good_messages_are_written_before_a_bad_one_is_told() -> None:
+    bench = Bench(limit=1000)
+    bench.flow.framer = framer("converse")
+    good = message({"a": "b"}, b"good")
+    with pytest.raises(WireError) as caught:
+        bench.flow.data(good + good[:-1] + b"x", 0)
+    assert caught.value.code == Code.AWS_MESSAGE_CRC
+    bench.flow.end(Ending("failed", caught.value.code), 0)
+    taken = bench.taken()
+    assert payloads(taken) == good
+    assert decode_ending(taken[-1].payload).code == Code.AWS_MESSAGE_CRC
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [("eof", Code.AWS_TRUNCATED), ("reset", ""), ("failed", "idle_timeout")]
+)
+def test_a_cut_message_is_why_a_body_failed_if_nothing_else_is(kind: Any, code: str) -> None:
+    bench = Bench(limit=1000)
+    bench.flow.framer = framer("converse")
+    good = message({"a": "b"}, b"good")
+    bench.flow.data(good + good[:20], 0)
+    bench.flow.end(Ending(kind, code="idle_timeout" if kind == "failed" else ""), 0)
+    taken = bench.taken()
+    assert payloads(taken) == good
+    end = decode_ending(taken[-1].payload)
+    assert (end.kind, end.code) == ("failed" if kind == "eof" else kind, code)
 
 
 @settings(max_examples=150, deadline=None)

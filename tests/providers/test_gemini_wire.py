@@ -121,7 +121,7 @@ def test_thoughts_and_signatures_on_any_part() -> None:
         Reasoning("", signature="C"),
         ToolCall(0, None, "f", "{}"),
         Reasoning("", signature="D", detail={"tool_call": 0}),
-        Done("tool_calls", "STOP", id="r", model="g"),
+        Done("tool_calls", "STOP", id="r", model="g", arguments_valid=True),
     ]
 
 
@@ -287,7 +287,7 @@ def test_several_candidates() -> None:
         Text("a"),
         Delta("b", 1),
         ToolCall(0, None, "f", "{}", 1),
-        Done("stop", "STOP", choices=["STOP", "MAX_TOKENS"]),
+        Done("stop", "STOP", choices=["STOP", "MAX_TOKENS"], arguments_valid=True),
     ]
 
 

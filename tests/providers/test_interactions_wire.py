@@ -133,7 +133,7 @@ def test_calls_with_streamed_arguments() -> None:
         ToolCall(1, arguments='{"whole":1}'),
         ToolCall(2, "c", "h"),
         ToolCall(2, arguments="{}"),
-        Done("tool_calls", "requires_action", id="v1_i", model="gemini"),
+        Done("tool_calls", "requires_action", id="v1_i", model="gemini", arguments_valid=True),
     ]
 
 
@@ -334,7 +334,7 @@ def test_going_on_after_a_reattach() -> None:
         ToolCall(0, "a", "f"),
         ToolCall(0, arguments='{"n":1}'),
         Text("y"),
-        Done("stop", "completed", id="v1_i", model="gemini"),
+        Done("stop", "completed", id="v1_i", model="gemini", arguments_valid=True),
     ]
     assert body.oddities == 1
 

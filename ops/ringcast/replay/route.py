@@ -61,6 +61,7 @@ _ENDPOINTS: Final = (
     Endpoint("/messages", "messages"),
     Endpoint("/complete", "complete"),
     Endpoint("/api/chat", "native"),
+    Endpoint("/api/generate", "native"),
     Endpoint(":streamGenerateContent", "generate", streams=True),
     Endpoint(":generateContent", "generate", streams=False),
     Endpoint(":streamRawPredict", "messages", streams=True),
@@ -112,7 +113,8 @@ def refusal(api: str | None, status: int, message: str) -> bytes:
     """The body of an error in the shape of the API's provider, as JSON.
 
     OpenAI: platform.openai.com/docs/guides/error-codes; Google: google.aip.dev/193; AWS: a bare
-    message; Anthropic: docs.anthropic.com/en/api/errors. Strangers get OpenAI's.
+    message; Ollama: a bare error; Anthropic: docs.anthropic.com/en/api/errors. Strangers get
+    OpenAI's.
     """
     return msgspec.json.encode(_refusal(api, status, message))
 
@@ -126,6 +128,8 @@ def _refusal(api: str | None, status: int, message: str) -> dict[str, Any]:
         return {"error": {"code": status, "message": message, "status": kind}}
     if api in ("converse", "invoke"):
         return {"message": message}
+    if api == "native":
+        return {"error": message}
     kind = "server_error" if status >= 500 else "invalid_request_error"
     code = _OPENAI_CODE.get(status)
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
