@@ -1,35 +1,81 @@
 """Request shaping for Anthropic: Messages, and the legacy text completions.
 
-Source: docs.anthropic.com/en/api/messages and /complete.
+Sources: docs.anthropic.com/en/api/messages, /complete, /models-list and /messages-count-tokens.
+`messages_body` and `complete_body` serve every door to Claude.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+import re
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import quote
 
-from ringcast.providers.chat_form import (
-    CalledTool,
-    call_arguments,
-    content_parts,
-    offered_tool,
-    picture,
-    split,
-    tool_calls,
-    tool_choice,
-)
+import msgspec
+
+from ringcast.providers import claude_blocks, claude_thinking
+from ringcast.providers.chat_form import response_format, split
+from ringcast.providers.history import check_names, history
 from ringcast.providers.request import (
     Call,
     ChatRequest,
     CompletionRequest,
     Json,
+    Request,
+    accept,
+    chatted,
     given,
+    laid_over,
+    prompted,
     refuse,
-    refuse_given,
     stops,
+    without,
 )
-from ringcast.providers.vendor import AnyRequest, Capabilities, Vendor
+from ringcast.providers.tool_ids import LETTERS_64
+from ringcast.providers.vendor import AnyRequest, Capabilities, Model, Page, Vendor
 
 VERSION: Final = "2023-06-01"
+NAMES: Final = re.compile(r"[a-zA-Z0-9_-]{1,128}")
+MODELS_A_PAGE: Final = 1000  # the most that can be asked for
+LACKS: Final = (
+    "seed",
+    "n",
+    "frequency_penalty",
+    "presence_penalty",
+    "logprobs",
+    "top_logprobs",
+    "cache_key",
+    "suffix",
+)
+# Claude 4.1 and later take one of the two.
+_EITHER: Final = (4, 1)
+_LEAST_TOP_P: Final = 0.95  # with thinking
+# What makes a prompt; the call that counts refuses all else.
+_COUNTED: Final = ("messages", "system", "tools", "tool_choice", "thinking", "output_config")
+
+
+class Listed(msgspec.Struct):
+    """A model as Anthropic lists it."""
+
+    id: str
+    display_name: str | None = None
+    created_at: datetime | None = None
+    max_input_tokens: int | None = None
+    max_tokens: int | None = None
+
+
+class Models(msgspec.Struct):
+    """A page of models."""
+
+    data: list[Listed]
+    has_more: bool = False
+    last_id: str | None = None
+
+
+class Counted(msgspec.Struct):
+    """The answer to a question for the size of a prompt."""
+
+    input_tokens: int
 
 
 class Anthropic(Vendor):
@@ -39,128 +85,156 @@ class Anthropic(Vendor):
 
     def generate(self, model: str, request: AnyRequest) -> Call:
         """Return the call for Messages, or for legacy completions."""
-        refuse_given(request, ("seed", "n"), "anthropic")
-        headers = {"anthropic-version": VERSION}
         if self.api(request) == "messages":
-            return Call("/messages", _messages(model, request, self.config.max_tokens), headers)
-        return Call("/complete", _complete(model, request, self.config.max_tokens), headers)
+            path, shape = "/messages", messages_body
+        else:
+            path, shape = "/complete", complete_body
+        body = {"model": model} | shape(model, request, self.config.max_tokens)
+        body = laid_over(body | {"stream": request.stream}, request.extra)
+        return Call(path, body, self._headers() | accept(request))
 
     def capabilities(self, model: str = "") -> Capabilities:
         """Return what can be asked for."""
-        return Capabilities(list(self.apis))
-
-
-def _messages(model: str, request: AnyRequest, max_tokens: int) -> Json:
-    if isinstance(request, CompletionRequest):
-        raise refuse("prompt", "messages takes messages; ask for api=complete to send a prompt")
-    system, rest = split(request.messages)
-    return (
-        given(
-            model=model,
-            max_tokens=request.max_tokens or max_tokens,
-            system=_system(system),
-            messages=_merged(rest),
-            stream=True,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            stop_sequences=stops(request),
-            tools=[_tool(tool) for tool in request.tools] if request.tools is not None else None,
-            tool_choice=_tool_choice(request.tool_choice),
+        return Capabilities(
+            list(self.apis),
+            tools=True,
+            parallel_tool_calls=True,
+            images=True,
+            json_schema=True,
+            reasoning=claude_thinking.version(model) >= (3, 7),
+            prompt_cache=True,
+            count="provider",
         )
-        | request.extra
+
+    def models(self, page: str = "") -> Call | None:
+        """Return the GET of the models after the one with the id `page`."""
+        after = f"&after_id={quote(page, safe='')}" if page else ""
+        path = f"/models?limit={MODELS_A_PAGE}{after}"
+        return Call(path, headers=self._headers(), method="GET")
+
+    def read_models(self, body: bytes) -> Page:
+        """Read a page of them. Raises `msgspec.MsgspecError` if it is none."""
+        listed = msgspec.json.decode(body, type=Models)
+        models = [_model(model) for model in listed.data]
+        return Page(models, (listed.last_id or "") if listed.has_more else "")
+
+    def health(self) -> Call | None:
+        """Return the GET of one model."""
+        return Call("/models?limit=1", headers=self._headers(), method="GET")
+
+    def count(self, model: str, request: AnyRequest) -> Call | None:
+        """Return the call that counts a prompt; legacy completions have none."""
+        if self.api(request) == "complete":
+            return None
+        lenient = msgspec.structs.replace(request, drop_unsupported=True)
+        body = messages_body(model, lenient, self.config.max_tokens)
+        counted = {name: value for name, value in body.items() if name in _COUNTED}
+        return Call("/messages/count_tokens", {"model": model} | counted, self._headers())
+
+    def read_count(self, body: bytes) -> int:
+        """Read the answer to it. Raises `msgspec.MsgspecError` if it is none."""
+        return msgspec.json.decode(body, type=Counted).input_tokens
+
+    def _headers(self) -> dict[str, str]:
+        return {"anthropic-version": VERSION}
+
+
+def messages_body(model: str, request: AnyRequest, max_tokens: int, who: str = "anthropic") -> Json:
+    """Return the body of a message without `model`, `stream` and the request's `extra`.
+
+    `max_tokens` is the limit of requests that have none, `who` is named in refusals. Raises
+    `RequestError` (bad_request).
+    """
+    request = without(chatted(request, "messages", "complete"), LACKS, who)
+    check_names(request, NAMES, who)
+    plan = claude_thinking.plan(model, request, max_tokens)
+    request = _sampled(model, request, plan.thinks)
+    if plan.thinks and not claude_blocks.free(request.tool_choice):
+        request = without(request, ("tool_choice",), f"{model} with thinking")
+    system, rest = split(history(request, LETTERS_64))
+    return given(
+        max_tokens=plan.max_tokens,
+        system=claude_blocks.system(system),
+        messages=claude_blocks.turns(rest),
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        stop_sequences=stops(request),
+        tools=claude_blocks.tools(request),
+        tool_choice=claude_blocks.choice(request),
+        thinking=plan.thinking,
+        output_config=given(effort=plan.effort, format=_format(request, who)) or None,
+        metadata=_metadata(request, who),
     )
 
 
-def _complete(model: str, request: AnyRequest, max_tokens: int) -> Json:
-    if isinstance(request, ChatRequest):
-        raise refuse("messages", "the legacy API takes a prompt")
-    return (
-        given(
-            model=model,
-            prompt=request.prompt,
-            max_tokens_to_sample=request.max_tokens or max_tokens,
-            stream=True,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            stop_sequences=stops(request),
-        )
-        | request.extra
+def complete_body(model: str, request: AnyRequest, max_tokens: int, who: str = "anthropic") -> Json:
+    """Return the body of a legacy completion without `model`, `stream` and `extra`.
+
+    `model` decides nothing here; it is taken so that both bodies are asked for alike.
+    """
+    asked: CompletionRequest = without(prompted(request, "the legacy API takes"), LACKS, who)
+    return given(
+        prompt=asked.prompt,
+        max_tokens_to_sample=asked.max_tokens or max_tokens,
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        top_k=asked.top_k,
+        stop_sequences=stops(asked),
+        metadata=_metadata(asked, who),
     )
 
 
-def _blocks(content: Any) -> list[Json]:
-    """Return a message's content as blocks; empty text blocks, which the API refuses, go."""
-    return [_part(part) for part in content_parts(content)]
+def _sampled(model: str, request: ChatRequest, thinks: bool) -> ChatRequest:
+    """Refuse sampling that the model does not take, or leave it out."""
+    if (request.temperature or 0) > 1:
+        raise refuse("temperature", f"{request.temperature} is not in 0.0..1.0")
+    if thinks:
+        with_thoughts = f"{model} with thinking"
+        if request.temperature != 1:
+            request = without(request, ("temperature",), with_thoughts)
+        if (request.top_p or 0) < _LEAST_TOP_P:
+            request = without(request, ("top_p",), with_thoughts)
+        request = without(request, ("top_k",), with_thoughts)
+    if request.temperature is not None and claude_thinking.version(model) >= _EITHER:
+        request = without(request, ("top_p",), f"{model} with a temperature")
+    return request
 
 
-def _part(part: Json) -> Json:
-    if part.get("type") != "image_url":
-        return part
-    url, media_type, data = picture(part)
-    if data is None:
-        return {"type": "image", "source": {"type": "url", "url": url}}
-    return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
+def _format(request: ChatRequest, who: str) -> Json | None:
+    """Return the schema of the answer; it needs no name here, and is always strict."""
+    if request.response_format is None:
+        return None
+    kind, wanted = response_format(request.response_format)
+    if wanted is not None:
+        return {"type": "json_schema", "schema": wanted.schema}
+    if kind != "text":
+        without(request, ("response_format",), who, why=f"{who} has no {kind}, only json_schema")
+    return None
 
 
-def _system(messages: list[Json]) -> str | list[Json] | None:
-    if all(isinstance(m.get("content"), str) for m in messages):
-        return "\n\n".join(m["content"] for m in messages) or None
-    return [block for m in messages for block in _blocks(m.get("content"))]
+def _metadata(request: Request, who: str) -> Json | None:
+    """Return who the user is, which is all that can be told about a request."""
+    told = given(user_id=request.user) | (request.metadata or {})
+    if request.user not in (None, told.get("user_id")):
+        without(request, ("user",), who, why="metadata has another user_id")
+    if told.keys() - {"user_id"}:
+        without(request, ("metadata",), who, why=f"{who} has only user_id")
+        told = given(user_id=told.get("user_id"))
+    return told or None
 
 
-def _merged(messages: list[Json]) -> list[Json]:
-    """Translate roles and tool traffic, and join neighbours of one role (the API's rule)."""
-    merged: list[Json] = []
-    for message in messages:
-        role, blocks = _translated(message)
-        if merged and merged[-1]["role"] == role:
-            merged[-1]["content"] += blocks
-        else:
-            merged.append({"role": role, "content": blocks})
-    return [_plain(message) for message in merged if message["content"]]
+def _model(listed: Listed) -> Model:
+    return Model(
+        listed.id,
+        name=listed.display_name,
+        owner="anthropic",
+        created=_seconds(listed.created_at) if listed.created_at else None,
+        context_tokens=listed.max_input_tokens,
+        output_tokens=listed.max_tokens,
+    )
 
 
-def _plain(message: Json) -> Json:
-    """Write a single text block as the string that it is."""
-    content = message["content"]
-    if len(content) == 1 and content[0].keys() == {"type", "text"}:
-        return {"role": message["role"], "content": content[0]["text"]}
-    return message
-
-
-def _translated(message: Json) -> tuple[str, list[Json]]:
-    if message["role"] == "tool":
-        result = {
-            "type": "tool_result",
-            "tool_use_id": message.get("tool_call_id"),
-            "content": _result(message.get("content")),
-        }
-        return "user", [result]
-    blocks = _blocks(message.get("content"))
-    return message["role"], blocks + [_tool_use(call) for call in tool_calls(message, {})]
-
-
-def _result(content: Any) -> str | list[Json]:
-    return content if isinstance(content, str) else _blocks(content)
-
-
-def _tool_use(call: CalledTool) -> Json:
-    if call.id is None:
-        raise refuse("messages[].tool_calls", "needs an id")
-    name, arguments = call.function.name, call_arguments(call)
-    return {"type": "tool_use", "id": call.id, "name": name, "input": arguments}
-
-
-def _tool(tool: Json) -> Json:
-    if "function" not in tool:  # already in Anthropic's form
-        return tool
-    offered = offered_tool(tool)
-    schema = offered.parameters or {"type": "object", "properties": {}}
-    return given(name=offered.name, description=offered.description, input_schema=schema)
-
-
-def _tool_choice(choice: Json | str | None) -> Json | None:
-    if choice is None or (isinstance(choice, dict) and "function" not in choice):
-        return choice  # None, or Anthropic's own form
-    mode, only = tool_choice(choice)
-    return {"type": "tool", "name": only} if only is not None else {"type": mode}
+def _seconds(moment: datetime) -> int:
+    """Return a moment in seconds since 1970; without a zone it is taken for UTC."""
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())

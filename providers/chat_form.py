@@ -7,15 +7,18 @@ Source: platform.openai.com/docs/api-reference/chat/create. Every function raise
 from __future__ import annotations
 
 import mimetypes
+import re
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 
 from ringcast.providers.request import Json, refuse
 
-_INSTRUCTING: Final = ("system", "developer")
+INSTRUCTING: Final = ("system", "developer")
 _TALKING: Final = ("user", "assistant", "tool")
+_FORMATS: Final = ("text", "json_object", "json_schema")
+# Fields of a message that no provider knows by these names.
+_OURS: Final = ("reasoning", "is_error")
 _MODES: Final = {"auto": "auto", "none": "none", "required": "any"}
 T = TypeVar("T")
 
@@ -31,6 +34,14 @@ class Image(msgspec.Struct):
     """A part with a picture; `image_url` is an object with the url, or the url itself."""
 
     image_url: Link | str
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where something is, its media type as far as that is known, and its base64 if it is here."""
+
+    url: str
+    media_type: str | None = None
+    data: str | None = None
 
 
 class Offered(msgspec.Struct):
@@ -75,24 +86,68 @@ class Chosen(msgspec.Struct):
     name: str
 
 
+class Schema(msgspec.Struct, omit_defaults=True):
+    """What an answer must be like, in the chat form of a response format."""
+
+    name: str
+    schema: Json
+    strict: bool | None = None
+    description: str | None = None
+
+
+class File(msgspec.Struct):
+    """A file in a part: its id with the provider, or where it is, or its data in a `data:` url."""
+
+    file_data: str | None = None
+    file_id: str | None = None
+    file_url: str | None = None
+    filename: str | None = None
+
+
+class Attached(msgspec.Struct):
+    """A part with a file."""
+
+    file: File
+
+
+class Sound(msgspec.Struct):
+    """Base64 of a sound, and its format (wav, mp3)."""
+
+    data: str
+    format: str
+
+
+class Heard(msgspec.Struct):
+    """A part with a sound."""
+
+    input_audio: Sound
+
+
 def split(messages: list[Json]) -> tuple[list[Json], list[Json]]:
     """Return the instructions and the conversation, which must not be empty."""
-    system = [m for m in messages if m["role"] in _INSTRUCTING]
-    rest = [m for m in messages if m["role"] not in _INSTRUCTING]
+    system = [m for m in messages if m["role"] in INSTRUCTING]
+    rest = [m for m in messages if m["role"] not in INSTRUCTING]
     if not rest:
         raise refuse("messages", "needs a user message")
     for message in rest:
         if message["role"] not in _TALKING:
-            known = ", ".join(_INSTRUCTING + _TALKING)
+            known = ", ".join(INSTRUCTING + _TALKING)
             raise refuse("messages[].role", f"{message['role']!r} is none of {known}")
     return system, rest
 
 
 def tool_calls(message: Json, names: dict[str, str]) -> list[CalledTool]:
     """Return what a message calls; `names` collects what is called by which id."""
-    calls = typed(message.get("tool_calls") or [], list[CalledTool], "messages[].tool_calls")
+    calls = typed(called(message), list[CalledTool], "messages[].tool_calls")
     names |= {call.id: call.function.name for call in calls if call.id}
     return calls
+
+
+def called(message: Json) -> Any:
+    """Return a message's calls as they are there; refuse the one of the time before tools."""
+    if message.get("function_call"):
+        raise refuse("messages[].function_call", "only OpenAI's chat has it; make it a tool call")
+    return message.get("tool_calls") or []
 
 
 def answered(message: Json, names: dict[str, str]) -> tuple[str, str | None]:
@@ -127,6 +182,18 @@ def content_parts(content: Any) -> list[Json]:
     return [part for part in parts(content) if part != {"type": "text", "text": ""}]
 
 
+def said_parts(message: Json) -> list[Json]:
+    """Return what a message says as parts of the chat form: its content, and how it declined."""
+    declined = typed(message.get("refusal") or "", str, "messages[].refusal")
+    said = [_declined(part) for part in content_parts(message.get("content"))]
+    return [*said, {"type": "text", "text": declined}] if declined else said
+
+
+def _declined(part: Json) -> Json:
+    text = part.get("refusal")
+    return {"type": "text", "text": text} if part.get("type") == "refusal" else part
+
+
 def parts(content: Any) -> list[Json]:
     """Return a content that is no string."""
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
@@ -137,18 +204,74 @@ def parts(content: Any) -> list[Json]:
 def link(part: Json) -> Link:
     """Return where the picture of a part is."""
     image = typed(part, Image, "messages[].content[]").image_url
-    return image if isinstance(image, Link) else Link(image)
+    where = image if isinstance(image, Link) else Link(image)
+    if not where.url:
+        raise refuse("messages[].content[].image_url", "must not be empty")
+    return where
 
 
-def picture(part: Json) -> tuple[str, str | None, str | None]:
-    """Return a picture's url and media type, and its base64 if that is in the url."""
+def picture(part: Json) -> Source:
+    """Return where the picture of a part is, or its data."""
     url = link(part).url
+    name = (
+        "" if url.startswith("data:") else re.split("[?#]", url, maxsplit=1)[0].rpartition("/")[2]
+    )
+    return source(url, mimetypes.guess_type(f"/{name}")[0])
+
+
+def file(part: Json) -> File:
+    """Return the file of a part, which says in one way or another what is in it."""
+    held = typed(part, Attached, "messages[].content[]").file
+    if not (held.file_data or held.file_url or held.file_id):
+        raise refuse("messages[].content[].file", "needs file_data, file_url or file_id")
+    return held
+
+
+def sound(part: Json) -> Sound:
+    """Return the sound of a part."""
+    return typed(part, Heard, "messages[].content[]").input_audio
+
+
+def source(url: str, media_type: str | None = None) -> Source:
+    """Return what a url says; one with data says its media type itself."""
     if not url.startswith("data:"):
-        return url, mimetypes.guess_type(urlsplit(url).path)[0], None
-    media_type, base64, data = url[5:].partition(";base64,")
+        return Source(url, media_type)
+    said, base64, data = url[5:].partition(";base64,")
     if not base64:
         raise refuse("messages[].content[]", "a data: url must be base64")
-    return url, media_type, data
+    return Source(url, said.partition(";")[0] or None, data)
+
+
+def response_format(wanted: Json) -> tuple[str, Schema | None]:
+    """Return the type of a response format (text, json_object, json_schema), and its schema."""
+    kind = typed(wanted.get("type"), str, "response_format.type")
+    if kind not in _FORMATS:
+        raise refuse("response_format.type", f"{kind!r} is none of {', '.join(_FORMATS)}")
+    if kind != "json_schema":
+        return kind, None
+    return kind, typed(wanted.get("json_schema"), Schema, "response_format.json_schema")
+
+
+def instructing(message: Json) -> bool:
+    """Return whether a message instructs the model."""
+    return message["role"] in INSTRUCTING
+
+
+def plain(message: Json) -> Json:
+    """Return a message without what only our chat form has."""
+    return {name: value for name, value in message.items() if name not in _OURS}
+
+
+def unmarked(value: Json) -> Json:
+    """Return a message, part or tool without its prompt-cache marks, and those of its parts."""
+    bare = _unmarked(value)
+    if isinstance(content := bare.get("content"), list):
+        bare["content"] = [_unmarked(part) if isinstance(part, dict) else part for part in content]
+    return bare
+
+
+def _unmarked(value: Json) -> Json:
+    return {name: inner for name, inner in value.items() if name != "cache_control"}
 
 
 def offered_tool(tool: Json) -> Offered:
@@ -176,3 +299,5 @@ def typed(value: Any, shape: type[T], where: str) -> T:
         return msgspec.convert(value, shape)
     except msgspec.ValidationError as error:
         raise refuse(where, str(error)) from None
+    except RecursionError:
+        raise refuse(where, "nested too deeply") from None

@@ -1,57 +1,117 @@
 """Request shaping for Gemini: streamed content generation, and interactions.
 
-Sources: ai.google.dev/api/generate-content and ai.google.dev/api/interactions-api.
+Sources: ai.google.dev/api/generate-content, /tokens, /models and /interactions-api.
+`generation_body` serves every door to Gemini.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+import re
+from typing import Final
 from urllib.parse import quote
 
-from ringcast.providers import interactions
-from ringcast.providers.chat_form import (
-    CalledTool,
-    answered,
-    call_arguments,
-    content_parts,
-    offered_tool,
-    picture,
-    result_text,
-    split,
-    tool_calls,
-    tool_choice,
-    typed,
+import msgspec
+
+from ringcast.providers import gemini_contents, interactions
+from ringcast.providers.chat_form import response_format, split
+from ringcast.providers.gemini_contents import Contents
+from ringcast.providers.gemini_thinking import thinking_config, version
+from ringcast.providers.history import check_names, history
+from ringcast.providers.request import (
+    Call,
+    ChatRequest,
+    Json,
+    accept,
+    chatted,
+    given,
+    laid_over,
+    stops,
+    without,
 )
-from ringcast.providers.request import Call, CompletionRequest, Json, given, refuse, stops
-from ringcast.providers.vendor import AnyRequest, Capabilities, Vendor
+from ringcast.providers.tool_ids import ANY_64
+from ringcast.providers.vendor import AnyRequest, Capabilities, Model, Page, Vendor
 from ringcast.shm.records import Cursor
 
 # The schema of interactions that is spoken here: steps. A GET of one needs the header as well.
 HEADERS: Final = {"api-revision": "2026-05-20"}
+NAMES: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.:-]{0,63}")
+LACKS: Final = ("parallel_tool_calls", "metadata", "user", "cache_key", "suffix")
+MODELS_A_PAGE: Final = 1000  # the most that can be asked for
 
 _COLLECTIONS: Final = ("models", "tunedModels")
-_ROLES: Final = {"user": "user", "tool": "user", "assistant": "model"}
+
+
+class Listed(msgspec.Struct, rename="camel"):
+    """A model as Google lists it; `name` begins with its collection."""
+
+    name: str
+    display_name: str | None = None
+    input_token_limit: int | None = None
+    output_token_limit: int | None = None
+
+
+class Models(msgspec.Struct, rename="camel"):
+    """A page of models."""
+
+    models: list[Listed] = []
+    next_page_token: str = ""
+
+
+class Counted(msgspec.Struct, rename="camel"):
+    """The answer to a question for the size of a prompt."""
+
+    total_tokens: int
 
 
 class Gemini(Vendor):
-    """Google's Gemini API.
-
-    `extra` is merged last, object into object, so that `{"generationConfig": {"thinkingConfig":
-    …}}` adds to what is there.
-    """
+    """Google's Gemini API."""
 
     apis = ("generate", "interactions")
 
     def generate(self, model: str, request: AnyRequest) -> Call:
-        """Return the call for streamed generation, or for an interaction."""
+        """Return the call for generated content, streamed or not, or for an interaction."""
         if self.api(request) == "generate":
-            return Call(_generate_path(model), _laid_over(_generation(request), request.extra))
-        body = _laid_over(interactions.shape(model, request), request.extra)
-        return Call("/interactions", body, dict(HEADERS))
+            body = laid_over(generation_body(model, request), request.extra)
+            return Call(_path(model, generation_method(request)), body, accept(request))
+        body = laid_over(interactions.body(model, request), request.extra)
+        return Call("/interactions", body, HEADERS | accept(request))
 
     def capabilities(self, model: str = "") -> Capabilities:
         """Return what can be asked for."""
-        return Capabilities(list(self.apis))
+        return Capabilities(
+            list(self.apis),
+            tools=True,
+            images=True,
+            json_schema=True,
+            reasoning=version(model) >= (2, 5),
+            logprobs=True,
+            several=True,
+            seed=True,
+            reattach=True,
+            count="provider",
+        )
+
+    def models(self, page: str = "") -> Call | None:
+        """Return the GET of the models from the page with that token on."""
+        after = f"&pageToken={quote(page, safe='')}" if page else ""
+        return Call(f"/models?pageSize={MODELS_A_PAGE}{after}", method="GET")
+
+    def read_models(self, body: bytes) -> Page:
+        """Read a page of them. Raises `msgspec.MsgspecError` if it is none."""
+        listed = msgspec.json.decode(body, type=Models)
+        return Page([_model(model) for model in listed.models], listed.next_page_token)
+
+    def health(self) -> Call | None:
+        """Return the GET of one model."""
+        return Call("/models?pageSize=1", method="GET")
+
+    def count(self, model: str, request: AnyRequest) -> Call | None:
+        """Return the call that counts what a generation would read."""
+        return Call(_path(model, "countTokens"), count_body(model, request))
+
+    def read_count(self, body: bytes) -> int:
+        """Read the answer to it. Raises `msgspec.MsgspecError` if it is none."""
+        return msgspec.json.decode(body, type=Counted).total_tokens
 
     def reattach(self, api: str, cursor: Cursor) -> Call:
         """Return the GET that goes on with an interaction after the cursor's event."""
@@ -64,107 +124,85 @@ class Gemini(Vendor):
         return Call(f"/interactions/{quote(cursor.id, safe='')}/cancel", headers=dict(HEADERS))
 
 
-def _generate_path(model: str) -> str:
-    collection, slash, name = model.partition("/")
-    if not slash or collection not in _COLLECTIONS:
-        collection, name = "models", model
-    return f"/{collection}/{quote(name, safe='')}:streamGenerateContent?alt=sse"
+def generation_method(request: AnyRequest) -> str:
+    """Return what stands behind the model and a colon in the path: whether to stream."""
+    return "streamGenerateContent?alt=sse" if request.stream else "generateContent"
 
 
-def _generation(request: AnyRequest) -> Json:
-    if isinstance(request, CompletionRequest):
-        raise refuse("prompt", "generate takes messages; ask for api=interactions to send a prompt")
-    system, rest = split(request.messages)
-    config = given(
+def generation_body(
+    model: str, request: AnyRequest, who: str = "gemini", *, ids: bool = True
+) -> Json:
+    """Return the body of a generation, without the request's `extra`.
+
+    `who` is named in refusals. Without `ids` calls have none: some doors refuse them. Raises
+    `RequestError` (bad_request).
+    """
+    asked = without(chatted(request, "generate", "interactions"), LACKS, who)
+    check_names(asked, NAMES, who)
+    system, rest = split(history(asked, ANY_64))
+    return given(
+        contents=Contents(model, ids).turns(rest),
+        systemInstruction=gemini_contents.instructions(system),
+        tools=gemini_contents.tools(asked.tools),
+        toolConfig=gemini_contents.tool_config(asked.tool_choice),
+        generationConfig=_config(model, asked) or None,
+    )
+
+
+def count_body(model: str, request: AnyRequest) -> Json:
+    """Return the body of a count: a whole generation, or the prompt of an interaction."""
+    if not isinstance(request, ChatRequest):
+        return {"contents": [{"role": "user", "parts": [{"text": request.prompt}]}]}
+    lenient = msgspec.structs.replace(request, drop_unsupported=True)
+    counted = generation_body(model, lenient)
+    return {"generateContentRequest": {"model": "/".join(_named(model))} | counted}
+
+
+def _config(model: str, request: ChatRequest) -> Json:
+    return given(
         temperature=request.temperature,
         topP=request.top_p,
+        topK=request.top_k,
         maxOutputTokens=request.max_tokens,
         stopSequences=stops(request),
+        presencePenalty=request.presence_penalty,
+        frequencyPenalty=request.frequency_penalty,
         seed=request.seed,
         candidateCount=request.n,
-    )
-    instructions = [part for m in system for part in _parts(m.get("content"))]
-    return given(
-        contents=_contents(rest),
-        systemInstruction={"parts": instructions} if instructions else None,
-        tools=_tools(request.tools),
-        toolConfig=_tool_config(request.tool_choice),
-        generationConfig=config or None,
-    )
+        responseLogprobs=request.logprobs,
+        logprobs=request.top_logprobs,
+        thinkingConfig=thinking_config(model, request),
+    ) | _format(request)
 
 
-def _contents(messages: list[Json]) -> list[Json]:
-    """Translate roles and tool traffic, and join neighbours of one role."""
-    contents: list[Json] = []
-    names: dict[str, str] = {}
-    for message in messages:
-        role, parts = _ROLES[message["role"]], _message(message, names)
-        if contents and contents[-1]["role"] == role:
-            contents[-1]["parts"] += parts
-        elif parts:
-            contents.append({"role": role, "parts": parts})
-    return contents
-
-
-def _message(message: Json, names: dict[str, str]) -> list[Json]:
-    """Return the parts of a message; `names` collects what is called by which id."""
-    if message["role"] == "tool":
-        name, id = answered(message, names)
-        response = {"output": result_text(message.get("content"))}
-        return [{"functionResponse": given(id=id, name=name, response=response)}]
-    calls = tool_calls(message, names)
-    return _parts(message.get("content")) + [_function_call(call) for call in calls]
-
-
-def _function_call(call: CalledTool) -> Json:
-    called = given(id=call.id, name=call.function.name, args=call_arguments(call))
-    return given(functionCall=called, thoughtSignature=call.extra_content.google.thought_signature)
-
-
-def _parts(content: Any) -> list[Json]:
-    return [_part(part) for part in content_parts(content)]
-
-
-def _part(part: Json) -> Json:
-    """Return a part in Gemini's form; what has no type is in that form already."""
-    kind = part.get("type")
-    if kind is None:
-        return part
+def _format(request: ChatRequest) -> Json:
+    if request.response_format is None:
+        return {}
+    kind, wanted = response_format(request.response_format)
     if kind == "text":
-        return {"text": typed(part.get("text"), str, "messages[].content[].text")}
-    if kind != "image_url":
-        raise refuse("messages[].content[].type", f"{kind!r} is none of text, image_url")
-    url, media_type, data = picture(part)
-    if data is not None:
-        return {"inlineData": {"mimeType": media_type, "data": data}}
-    return {"fileData": given(mimeType=media_type, fileUri=url)}
+        return {"responseMimeType": "text/plain"}
+    return given(
+        responseMimeType="application/json",
+        responseJsonSchema=wanted.schema if wanted else None,
+    )
 
 
-def _tools(tools: list[Json] | None) -> list[Json] | None:
-    """Return tools of the chat form as one declaration of them all; Google's own stay."""
-    if tools is None:
-        return None
-    offered = [offered_tool(tool) for tool in tools if "function" in tool]
-    own = [tool for tool in tools if "function" not in tool]
-    functions = [
-        given(name=o.name, description=o.description, parametersJsonSchema=o.parameters)
-        for o in offered
-    ]
-    return own + ([{"functionDeclarations": functions}] if functions else [])
+def _path(model: str, method: str) -> str:
+    collection, name = _named(model)
+    return f"/{collection}/{quote(name, safe='')}:{method}"
 
 
-def _tool_config(choice: Json | str | None) -> Json | None:
-    if choice is None or (isinstance(choice, dict) and "function" not in choice):
-        return choice  # None, or Gemini's own form
-    mode, only = tool_choice(choice)
-    calling = given(mode=mode.upper(), allowedFunctionNames=[only] if only else None)
-    return {"functionCallingConfig": calling}
+def _named(model: str) -> tuple[str, str]:
+    """Return the collection that a model is in, and its name there."""
+    collection, slash, name = model.partition("/")
+    return (collection, name) if slash and collection in _COLLECTIONS else ("models", model)
 
 
-def _laid_over(body: Json, extra: Json) -> Json:
-    """Return `body` with `extra` on top, objects merged, all else replaced."""
-    merged = body | extra
-    for name in body.keys() & extra.keys():
-        if isinstance(body[name], dict) and isinstance(extra[name], dict):
-            merged[name] = _laid_over(body[name], extra[name])
-    return merged
+def _model(listed: Listed) -> Model:
+    return Model(
+        listed.name.removeprefix("models/"),
+        name=listed.display_name,
+        owner="google",
+        context_tokens=listed.input_token_limit,
+        output_tokens=listed.output_token_limit,
+    )

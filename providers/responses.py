@@ -5,26 +5,50 @@ Sources: platform.openai.com/docs/api-reference/responses and /docs/guides/backg
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
 
-from ringcast.providers.chat_form import Called, chosen_tool, link, offered_tool, parts, typed
-from ringcast.providers.request import Call, ChatRequest, Json, given, refuse, refuse_given
+from ringcast.providers import openai_family
+from ringcast.providers.chat_form import (
+    Called,
+    called,
+    chosen_tool,
+    file,
+    link,
+    offered_tool,
+    parts,
+    response_format,
+    result_text,
+    typed,
+    unmarked,
+)
+from ringcast.providers.history import history
+from ringcast.providers.request import CompletionRequest, Json, Reasoning, given, refuse
+from ringcast.providers.thoughts import Thought, thoughts
+from ringcast.providers.tool_ids import ANY_64
 from ringcast.providers.vendor import AnyRequest
 from ringcast.shm.records import Cursor
 
 PATH: Final = "/responses"
+# What the API does not know.
+LACKS: Final = (
+    "stop",
+    "seed",
+    "n",
+    "top_k",
+    "frequency_penalty",
+    "presence_penalty",
+    "suffix",
+    "reasoning.budget_tokens",
+)
+# Fields of `extra` by which the provider adds what was said before.
+_MEMORIES: Final = ("previous_response_id", "conversation")
 
 _CHOICES: Final = ("auto", "none", "required")
 _NESTED: Final = ("function", "custom")  # the chat form wraps what Responses has flat
-
-
-class _File(msgspec.Struct):
-    """A part with a file: its id, or its data and name."""
-
-    file: Json
 
 
 class _Asked(msgspec.Struct):
@@ -49,25 +73,45 @@ class _Result(msgspec.Struct):
     content: Any = None
 
 
-def shape(kind: str, model: str, request: AnyRequest) -> Call:
-    """Return the call. The provider's own default decides whether it stores the response.
+def body(model: str, request: AnyRequest) -> Json:
+    """Return the body of a request that has nothing of `LACKS`.
 
-    Raises `RequestError` (bad_request) naming a field that the API does not have.
+    The provider's own default decides whether it stores the response. One that is not stored, by
+    `"store": false` in `extra`, must give its thoughts sealed, or they are lost to the next turn.
     """
-    refuse_given(request, ("stop", "seed", "n"), f"{kind}'s responses API")
-    chat = request if isinstance(request, ChatRequest) else None
-    tools, choice = (chat.tools, chat.tool_choice) if chat else (None, None)
-    body = given(
-        model=model,
-        input=_items(request.messages) if isinstance(request, ChatRequest) else request.prompt,
-        stream=True,
+    sealed = request.extra.get("store") is False and openai_family.reasons(model) is not False
+    included = ["reasoning.encrypted_content"] if sealed else []
+    if request.logprobs:
+        included.append("message.output_text.logprobs")
+    return prompt(model, request) | given(
+        stream=request.stream,
         max_output_tokens=request.max_tokens,
         temperature=request.temperature,
         top_p=request.top_p,
-        tools=None if tools is None else [_tool(tool) for tool in tools],
-        tool_choice=_tool_choice(choice),
+        top_logprobs=request.top_logprobs,
+        include=included or None,
+        metadata=request.metadata,
+        user=request.user,
+        prompt_cache_key=request.cache_key,
     )
-    return Call(PATH, body | request.extra)
+
+
+def prompt(model: str, request: AnyRequest) -> Json:
+    """Return the fields that make the prompt, which are those that tokens are counted of."""
+    if isinstance(request, CompletionRequest):
+        return {"model": model, "input": request.prompt}
+    remembered = any(request.extra.get(name) for name in _MEMORIES)
+    instructions, messages = _instructed(history(request, ANY_64, remembered=remembered))
+    return given(
+        model=model,
+        instructions=instructions,
+        input=_items(messages),
+        tools=None if request.tools is None else [_tool(tool) for tool in request.tools],
+        tool_choice=_tool_choice(request.tool_choice),
+        parallel_tool_calls=request.parallel_tool_calls,
+        text=_text(request.response_format),
+        reasoning=_reasoning(request.reasoning),
+    )
 
 
 def reattach(cursor: Cursor) -> str:
@@ -81,27 +125,51 @@ def cancel_path(cursor: Cursor) -> str:
     return f"{PATH}/{quote(cursor.id, safe='')}/cancel"
 
 
+def _instructed(messages: list[Json]) -> tuple[str | None, list[Json]]:
+    """Return the instructions, which are what the system says first, and the rest."""
+    system = list(takewhile(lambda message: message["role"] == "system", messages))
+    said = [result_text(message.get("content")) for message in system]
+    return "\n\n".join(said) or None, messages[len(system) :]
+
+
 def _items(messages: list[Json]) -> list[Json]:
     """Return messages as input items: what was said, calls and results each become one."""
     items: list[Json] = []
+    custom: set[str] = set()
     for message in messages:
         if message["role"] == "tool":
-            items.append(_result(message, items))
+            items.append(_result(message, custom))
             continue
-        if content := _content(message.get("content"), message["role"]):
-            items.append({"type": "message", "role": message["role"], "content": content})
-        calls = typed(message.get("tool_calls") or [], list[_Call], "messages[].tool_calls")
+        items += [_thought(thought) for thought in thoughts(message) if thought.is_a("reasoning")]
+        if content := _said(message):
+            items.append({"role": message["role"], "content": content})
+        calls = typed(called(message), list[_Call], "messages[].tool_calls")
         items += [_call(call) for call in calls]
+        custom |= {call.id for call in calls if call.custom is not None}
     return items
 
 
-def _result(message: Json, before: list[Json]) -> Json:
-    """Return a tool's result, of the kind of its call, which is among the items before it."""
+def _said(message: Json) -> str | list[Json]:
+    """Return what a message says, and how it declined where that is told beside."""
+    content = _content(message.get("content"), message["role"])
+    if not (declined := message.get("refusal")):
+        return content
+    said = [{"type": "output_text", "text": content}] if isinstance(content, str) else content
+    return [*(said if content else []), {"type": "refusal", "refusal": declined}]
+
+
+def _thought(thought: Thought) -> Json:
+    """Return a sealed thought without its id, which a server that stores nothing cannot find."""
+    summary = [{"type": "summary_text", "text": text} for text in thought.texts if text]
+    about = {"format": (thought.detail or {}).get("format")}
+    return given(type="reasoning", summary=summary, encrypted_content=thought.encrypted, **about)
+
+
+def _result(message: Json, custom: set[str]) -> Json:
+    """Return a tool's result, of the kind of its call; `custom` has the ids of those."""
     result = typed(message, _Result, "messages[].tool_call_id")
-    called = (item for item in before if item.get("call_id") == result.tool_call_id)
-    custom = any(item["type"] == "custom_tool_call" for item in called)
     return {
-        "type": "custom_tool_call_output" if custom else "function_call_output",
+        "type": f"{'custom_tool' if result.tool_call_id in custom else 'function'}_call_output",
         "call_id": result.tool_call_id,
         "output": _content(result.content, "tool"),
     }
@@ -117,14 +185,15 @@ def _content(content: Any, role: str) -> str | list[Json]:
 def _part(part: Json, role: str) -> Json:
     match part.get("type"):
         case "text":
-            return part | {"type": "output_text" if role == "assistant" else "input_text"}
+            kind = "output_text" if role == "assistant" else "input_text"
+            return unmarked(part) | {"type": kind}
         case "image_url":
             image = link(part)
             return given(type="input_image", image_url=image.url, detail=image.detail)
         case "file":
-            return {"type": "input_file"} | typed(part, _File, "messages[].content[]").file
+            return given(type="input_file", **msgspec.structs.asdict(file(part)))
         case _:  # a refusal, or already in this API's own form
-            return part
+            return unmarked(part)
 
 
 def _call(call: _Call) -> Json:
@@ -139,7 +208,7 @@ def _call(call: _Call) -> Json:
 
 def _tool(tool: Json) -> Json:
     if "function" not in tool:  # the provider's own, or already flat
-        return tool
+        return unmarked(tool)
     offered = offered_tool(tool)
     return given(
         type="function",
@@ -156,3 +225,17 @@ def _tool_choice(choice: Json | str | None) -> Json | str | None:
     if isinstance(choice, str) and choice not in _CHOICES:
         raise refuse("tool_choice", f"{choice!r} is none of {', '.join(_CHOICES)}")
     return choice
+
+
+def _text(wanted: Json | None) -> Json | None:
+    """Return a response format, which this API has flat."""
+    if wanted is None:
+        return None
+    kind, schema = response_format(wanted)
+    if schema is None:
+        return {"format": {"type": kind}}
+    return {"format": {"type": kind} | given(**msgspec.structs.asdict(schema))}
+
+
+def _reasoning(asked: Reasoning | None) -> Json | None:
+    return (given(effort=asked.effort, summary=asked.summary) or None) if asked else None

@@ -8,7 +8,7 @@ request raises `RequestError` (bad_request) naming the field that the API does n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -18,6 +18,15 @@ from ringcast.providers.request import Api, Call, ChatRequest, CompletionRequest
 from ringcast.shm.records import Cursor
 
 AnyRequest: TypeAlias = ChatRequest | CompletionRequest
+
+
+_TAKE_PROMPTS: Final[tuple[Api, ...]] = (
+    "completions",
+    "complete",
+    "invoke",
+    "interactions",
+    "responses",
+)
 
 
 class Model(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -67,15 +76,19 @@ class Vendor(ABC):
     apis: ClassVar[tuple[Api, ...]]
     # Statuses besides 200 that answer `health` of a provider which is well.
     alive: ClassVar[tuple[int, ...]] = ()
+    # Whether some servers of this kind lack what `count` asks for.
+    may_not_count: ClassVar[bool] = False
 
     def __init__(self, config: Provider) -> None:
         """`config` is complete: its `base_url` is filled in."""
         self.config = config
 
     def api(self, request: AnyRequest) -> Api:
-        """Return the API that a request means."""
+        """Return the API that a request means: for a prompt the first that takes one."""
         if request.api is None:
-            return self.apis[0]
+            takes_prompts = (api for api in _TAKE_PROMPTS if api in self.apis)
+            main = self.apis[0]
+            return main if isinstance(request, ChatRequest) else next(takes_prompts, main)
         if request.api not in self.apis:
             known = " and ".join((", ".join(self.apis[:-1]), self.apis[-1]))
             raise refuse(

@@ -1,17 +1,19 @@
-"""Requests: what is refused, and what each provider's API is sent."""
+"""Requests: what is refused, and that no field is dropped in silence by anyone."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ringcast.config import Kind, Provider
 from ringcast.errors import Code, RequestError
 from ringcast.providers import request
 from ringcast.providers.gateway import vendor
-from ringcast.providers.request import Call, Json
+from ringcast.providers.request import Call, Json, Reasoning, laid_over, without
 from ringcast.providers.vendor import AnyRequest
 
 USER: Json = {"role": "user", "content": "hi"}
@@ -20,10 +22,6 @@ USER: Json = {"role": "user", "content": "hi"}
 def asked(**fields: Any) -> AnyRequest:
     given = {"model": "m"} if "prompt" in fields else {"model": "m", "messages": [USER]}
     return request.decode(msgspec.msgpack.encode(given | fields))
-
-
-def shaped(kind: Kind, model: str, asked: AnyRequest) -> Call:
-    return vendor(Provider(kind)).generate(model, asked)
 
 
 def refusal(**fields: Any) -> str:
@@ -42,11 +40,20 @@ def refusal(**fields: Any) -> str:
         ({"messages": []}, "messages: must not be empty"),
         ({"messages": [USER, {}]}, "messages[1].role: must be a string"),
         ({"messages": [{"role": 1}]}, "messages[0].role: must be a string"),
+        ({"prompt": "hi", "tools": []}, "tools: goes with messages, not with a prompt"),
         ({"temperature": 1e308}, "temperature: 1e+308 is not in 0.0..2.0"),
         ({"temperature": float("nan")}, "temperature: nan is not in 0.0..2.0"),
         ({"top_p": -0.1}, "top_p: -0.1 is not in 0.0..1.0"),
+        ({"presence_penalty": 3}, "presence_penalty: 3.0 is not in -2.0..2.0"),
+        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs: 21 is not in 0..20"),
+        ({"top_logprobs": 2}, "top_logprobs: goes with logprobs"),
         ({"max_tokens": -1}, "max_tokens: -1 is not positive"),
         ({"n": 0}, "n: 0 is not positive"),
+        ({"top_k": 0}, "top_k: 0 is not positive"),
+        (
+            {"reasoning": {"budget_tokens": -2}},
+            "reasoning.budget_tokens: must be positive, 0 for none or -1 for any",
+        ),
         ({"model": "m\r\nx: y"}, "model: must not contain control characters"),
     ],
 )
@@ -62,6 +69,7 @@ def test_what_no_provider_can_be_asked(fields: Json, message: str) -> None:
         ({"max_tokens": "5"}, "`$.max_tokens`"),
         ({"messages": ["hi"]}, "`$.messages[0]`"),
         ({"api": "telepathy"}, "'telepathy'"),
+        ({"reasoning": {"effort": "some"}}, "'some'"),
     ],
 )
 def test_unknown_fields_and_wrong_types_are_named(fields: Json, part: str) -> None:
@@ -79,237 +87,170 @@ def test_what_is_no_request(raw: bytes) -> None:
         request.decode(raw)
 
 
-# OpenAI
+# Fields that somebody does not know
 
 
-def test_chat() -> None:
-    call = shaped("openai", "gpt-4o", asked(max_tokens=9, temperature=0.0, stop="x", n=2))
-    assert call == Call(
-        "/chat/completions",
-        {
-            "model": "gpt-4o",
-            "messages": [USER],
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "temperature": 0.0,
-            "stop": "x",
-            "n": 2,
-            "max_completion_tokens": 9,
-        },
-    )
-
-
-@pytest.mark.parametrize("kind", ["groq", "deepseek", "xai", "openrouter", "openai-compatible"])
-def test_compatible_servers_know_the_old_limit(kind: Kind) -> None:
-    body = shaped(kind, "m", asked(max_tokens=9)).body
-    assert body["max_tokens"] == 9
-    assert "max_completion_tokens" not in body
-
-
-def test_perplexity_has_no_stream_options() -> None:
-    assert "stream_options" not in shaped("perplexity", "m", asked()).body
-
-
-def test_extra_comes_last() -> None:
-    extra = {"reasoning_effort": "low", "temperature": 1}
-    body = shaped("openai", "m", asked(temperature=0.5, extra=extra)).body
-    assert body["reasoning_effort"] == "low"
-    assert body["temperature"] == 1
-
-
-def test_legacy_completions() -> None:
-    call = shaped("openai", "m", asked(prompt="p", api="completions", max_tokens=9))
-    assert call.path == "/completions"
-    assert call.body == {"model": "m", "prompt": "p", "stream": True, "max_tokens": 9}
-
-
-@pytest.mark.parametrize(
-    ("fields", "field"),
-    [
-        ({"prompt": "p"}, "prompt"),
-        ({"api": "completions"}, "messages"),
-        ({"api": "completions", "prompt": "p", "tools": []}, "tools"),
-        ({"api": "messages"}, "api"),
-    ],
-)
-def test_openai_refuses_by_name(fields: Json, field: str) -> None:
+def test_a_field_that_is_not_known_is_refused_by_name() -> None:
     with pytest.raises(RequestError) as caught:
-        shaped("openai", "m", asked(**fields))
-    assert (caught.value.code, caught.value.detail) == (Code.BAD_REQUEST, {"field": field})
+        without(asked(seed=1), ("n", "seed"), "nobody")
+    assert caught.value.message == "seed: nobody has no such parameter"
+    assert caught.value.detail == {"field": "seed"}
 
 
-# Anthropic
+def test_or_left_out_on_request_alone_or_from_within_another() -> None:
+    thought = {"effort": "low", "budget_tokens": 5}
+    given = asked(seed=1, top_k=2, reasoning=thought, drop_unsupported=True)
+    left = without(given, ("seed", "reasoning.budget_tokens", "suffix"), "nobody")
+    assert left == msgspec.structs.replace(given, seed=None, reasoning=Reasoning(effort="low"))
 
 
-def messages(*given: Json, **fields: Any) -> Json:
-    """The body of a call with these messages."""
-    call = shaped("anthropic", "claude", asked(messages=list(given), **fields))
-    assert call.path == "/messages"
-    assert call.headers == {"anthropic-version": "2023-06-01"}
-    return call.body
+def test_what_would_be_so_anyway_is_no_matter() -> None:
+    given = asked(n=1, logprobs=False, parallel_tool_calls=True, reasoning={"effort": "none"})
+    fields = ("n", "logprobs", "parallel_tool_calls", "reasoning")
+    assert without(given, fields, "nobody") == asked()
 
 
-def test_messages() -> None:
-    assert messages(USER, max_tokens=9, stop="x", top_p=0.5) == {
-        "model": "claude",
-        "max_tokens": 9,
-        "messages": [USER],
-        "stream": True,
-        "top_p": 0.5,
-        "stop_sequences": ["x"],
-    }
+def test_extra_comes_last_object_into_object() -> None:
+    body = {"a": {"b": 1, "c": {"d": 2}}, "e": [1], "f": {}}
+    extra = {"a": {"c": {"x": 3}}, "e": [2], "f": 4, "g": 5}
+    merged = {"a": {"b": 1, "c": {"d": 2, "x": 3}}, "e": [2], "f": 4, "g": 5}
+    assert laid_over(body, extra) == merged
+    assert body["a"] == {"b": 1, "c": {"d": 2}}
 
 
-def test_a_limit_is_always_sent() -> None:
-    assert messages(USER)["max_tokens"] == 4096
+# Every field
+
+FUNCTION: Final = {"name": "f", "parameters": {"type": "object"}}
+TOOL: Final = {"type": "function", "function": FUNCTION}
+SCHEMA: Final = {"name": "s", "schema": {"type": "object"}}
+# A value of each field that asks for something; a name with a point is within another.
+COMMON: Final[Json] = {
+    "max_tokens": 5000,
+    "temperature": 0.5,
+    "top_p": 0.96,
+    "top_k": 7,
+    "frequency_penalty": 0.5,
+    "presence_penalty": 0.25,
+    "stop": ["x"],
+    "seed": 7,
+    "n": 2,
+    "logprobs": True,
+    "metadata": {"user_id": "u"},
+    "user": "me",
+    "cache_key": "k",
+    "stream": False,
+    "extra": {"more": 1},
+}
+CHAT: Final[Json] = COMMON | {
+    "tools": [TOOL],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "parallel_tool_calls": False,
+    "response_format": {"type": "json_schema", "json_schema": SCHEMA},
+    "reasoning.effort": "high",
+    "reasoning.budget_tokens": 2048,
+    "reasoning.summary": "auto",
+}
+PROMPT: Final[Json] = COMMON | {"suffix": "end"}
+MODELS: Final[dict[Kind, list[str]]] = {
+    "openai": ["gpt-4.1", "gpt-5", "o1-mini", "deployment"],
+    "anthropic": ["claude-3-5-haiku-latest", "claude-sonnet-4-5", "claude-opus-4-6", "other"],
+    "gemini": ["gemini-2.0-flash", "gemini-2.5-pro", "gemini-3-pro"],
+}
 
 
-def test_system_messages_move_out() -> None:
-    body = messages({"role": "system", "content": "a"}, USER, {"role": "developer", "content": "b"})
-    assert body["system"] == "a\n\nb"
-    assert body["messages"] == [USER]
+def shaped(kind: Kind, model: str, asked: AnyRequest) -> Call:
+    return vendor(Provider(kind)).generate(model, asked)
 
 
-def test_system_parts_stay_parts() -> None:
-    cached = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}
-    system = messages({"role": "system", "content": [cached]}, USER)["system"]
-    assert system == [cached]
+PROMPTED: Final = ("completions", "responses", "complete", "interactions")
+CASES: Final = [
+    (kind, model, api, prompted)
+    for kind, models in MODELS.items()
+    for model in models
+    for api in vendor(Provider(kind)).apis
+    for prompted in (True, False)
+    if (api in PROMPTED if prompted else api not in ("completions", "complete"))
+]
+every_case = pytest.mark.parametrize(("kind", "model", "api", "prompted"), CASES)
 
 
-def test_neighbours_of_one_role_are_joined_and_empty_ones_go() -> None:
-    body = messages(
-        USER,
-        {"role": "user", "content": [{"type": "text", "text": ""}]},
-        {"role": "user", "content": "there"},
-        {"role": "assistant", "content": ""},
-        {"role": "assistant", "content": None},
-    )
-    text = [{"type": "text", "text": "hi"}, {"type": "text", "text": "there"}]
-    assert body["messages"] == [{"role": "user", "content": text}]
+def fields_of(*, prompted: bool) -> Json:
+    return PROMPT if prompted else CHAT
 
 
-def test_tools_and_their_traffic() -> None:
-    function = {"name": "f", "description": "d", "parameters": {"type": "object"}}
-    called = {"id": "t1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
-    body = messages(
-        USER,
-        {"role": "assistant", "content": "so", "tool_calls": [called]},
-        {"role": "tool", "tool_call_id": "t1", "content": "42"},
-        {"role": "user", "content": "and?"},
-        tools=[{"type": "function", "function": function}, {"name": "own", "input_schema": {}}],
-        tool_choice={"type": "function", "function": {"name": "f"}},
-    )
-    assert body["tools"] == [
-        {"name": "f", "description": "d", "input_schema": {"type": "object"}},
-        {"name": "own", "input_schema": {}},
-    ]
-    assert body["tool_choice"] == {"type": "tool", "name": "f"}
-    use = {"type": "tool_use", "id": "t1", "name": "f", "input": {"a": 1}}
-    assert body["messages"][1]["content"] == [{"type": "text", "text": "so"}, use]
-    assert body["messages"][2] == {
-        "role": "user",
-        "content": [
-            {"type": "tool_result", "tool_use_id": "t1", "content": "42"},
-            {"type": "text", "text": "and?"},
-        ],
-    }
+def ask(api: str, names: set[str], *, prompted: bool, drop: bool = False) -> AnyRequest:
+    """A request with the named fields."""
+    values = fields_of(prompted=prompted)
+    given: Json = {"api": api, "drop_unsupported": drop}
+    given |= {name: values[name] for name in names if "." not in name}
+    within = {n.partition(".")[2]: values[n] for n in names if n.startswith("reasoning.")}
+    given |= {"reasoning": within} if within else {}
+    return asked(**given, **({"prompt": "p"} if prompted else {}))
 
 
-def test_a_call_without_arguments_has_an_empty_object() -> None:
-    called = {"id": "t", "function": {"name": "f", "arguments": ""}}
-    body = messages(USER, {"role": "assistant", "tool_calls": [called]})
-    assert body["messages"][1]["content"][0]["input"] == {}
+def refused_field(kind: Kind, model: str, asked: AnyRequest) -> str | None:
+    try:
+        shaped(kind, model, asked)
+    except RequestError as error:
+        refused = error
+    else:
+        return None
+    assert refused.code == Code.BAD_REQUEST
+    return str(refused.detail["field"])
+
+
+@every_case
+def test_a_field_changes_what_is_sent_or_is_refused(
+    kind: Kind, model: str, api: str, prompted: bool
+) -> None:
+    nothing = shaped(kind, model, ask(api, set(), prompted=prompted))
+    for name in fields_of(prompted=prompted):
+        one = ask(api, {name}, prompted=prompted)
+        refused = refused_field(kind, model, one)
+        if refused is None:
+            assert shaped(kind, model, one) != nothing, name
+        else:
+            assert name.startswith(refused)
+            dropped = ask(api, {name}, prompted=prompted, drop=True)
+            assert shaped(kind, model, dropped) == nothing, name
+
+
+@pytest.mark.parametrize("prompted", [True, False])
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_dropping_is_the_same_as_taking_out_what_is_refused(
+    prompted: bool, data: st.DataObject
+) -> None:
+    cases = [case for case in CASES if case[3] == prompted]
+    kind, model, api, _ = data.draw(st.sampled_from(cases))
+    names = data.draw(st.sets(st.sampled_from(sorted(fields_of(prompted=prompted)))))
+    names -= {"reasoning.budget_tokens"} if "reasoning.effort" in names else set()
+    dropped = shaped(kind, model, ask(api, names, prompted=prompted, drop=True))
+    while (refused := refused_field(kind, model, ask(api, names, prompted=prompted))) is not None:
+        gone = {name for name in names if name.startswith(refused)}
+        assert gone
+        names = names - gone
+    assert shaped(kind, model, ask(api, names, prompted=prompted)) == dropped
+
+
+# What is promised, and the field that asks for it.
+PROMISES: Final = {
+    "tools": "tools",
+    "parallel_tool_calls": "parallel_tool_calls",
+    "json_schema": "response_format",
+    "reasoning": "reasoning.effort",
+    "logprobs": "logprobs",
+    "several": "n",
+    "seed": "seed",
+}
 
 
 @pytest.mark.parametrize(
-    ("choice", "expected"),
-    [
-        ("auto", {"type": "auto"}),
-        ("required", {"type": "any"}),
-        ("none", {"type": "none"}),
-        ({"type": "any"}, {"type": "any"}),
-    ],
+    ("kind", "model"), [(k, m) for k, models in MODELS.items() for m in models]
 )
-def test_tool_choice(choice: Any, expected: Json) -> None:
-    assert messages(USER, tool_choice=choice)["tool_choice"] == expected
-
-
-@pytest.mark.parametrize(
-    ("image", "source"),
-    [
-        ({"url": "https://x/y.png"}, {"type": "url", "url": "https://x/y.png"}),
-        ("https://x/y.png", {"type": "url", "url": "https://x/y.png"}),
-        (
-            {"url": "data:image/png;base64,QUJD", "detail": "low"},
-            {"type": "base64", "media_type": "image/png", "data": "QUJD"},
-        ),
-    ],
-)
-def test_pictures(image: Any, source: Json) -> None:
-    part = {"type": "image_url", "image_url": image}
-    body = messages({"role": "user", "content": [part]})
-    assert body["messages"][0]["content"] == [{"type": "image", "source": source}]
-
-
-def test_pictures_in_a_tool_result() -> None:
-    part = {"type": "image_url", "image_url": {"url": "https://x/y.png"}}
-    body = messages({"role": "tool", "tool_call_id": "t", "content": [part]})
-    assert body["messages"][0]["content"][0]["content"] == [
-        {"type": "image", "source": {"type": "url", "url": "https://x/y.png"}}
-    ]
-
-
-def test_legacy_complete() -> None:
-    call = shaped("anthropic", "claude", asked(prompt="p", api="complete", stop=["a", "b"]))
-    assert call.path == "/complete"
-    assert call.body == {
-        "model": "claude",
-        "prompt": "p",
-        "max_tokens_to_sample": 4096,
-        "stream": True,
-        "stop_sequences": ["a", "b"],
-    }
-
-
-def said(content: Any = "hi", **more: Any) -> Json:
-    return {"messages": [{"role": "assistant", "content": content, **more}]}
-
-
-def tool_call(**function: Any) -> Json:
-    return said(tool_calls=[{"id": "t", "function": function}])
-
-
-@pytest.mark.parametrize(
-    ("fields", "field"),
-    [
-        ({"seed": 1}, "seed"),
-        ({"n": 2}, "n"),
-        ({"api": "chat"}, "api"),
-        ({"prompt": "p"}, "prompt"),
-        ({"api": "complete"}, "messages"),
-        ({"messages": [{"role": "system", "content": "s"}]}, "messages"),
-        (said(5), "messages[].content"),
-        (said(["hi"]), "messages[].content"),
-        (said([{"type": "image_url"}]), "messages[].content[]"),
-        (said([{"type": "image_url", "image_url": {}}]), "messages[].content[]"),
-        (said([{"type": "image_url", "image_url": {"url": 5}}]), "messages[].content[]"),
-        (said([{"type": "image_url", "image_url": "data:image/png,x"}]), "messages[].content[]"),
-        (said(tool_calls=5), "messages[].tool_calls"),
-        (said(tool_calls=[{}]), "messages[].tool_calls"),
-        (said(tool_calls=[{"id": "t"}]), "messages[].tool_calls"),
-        (tool_call(), "messages[].tool_calls"),
-        (tool_call(name="f", arguments={}), "messages[].tool_calls"),
-        (tool_call(name="f", arguments="{"), "messages[].tool_calls[].function.arguments"),
-        (tool_call(name="f", arguments="[1]"), "messages[].tool_calls[].function.arguments"),
-        (tool_call(name="f", arguments="[" * 9999), "messages[].tool_calls[].function.arguments"),
-        ({"tools": [{"function": None}]}, "tools[].function"),
-        ({"tools": [{"function": {}}]}, "tools[].function"),
-        ({"tool_choice": "some"}, "tool_choice"),
-        ({"tool_choice": {"function": 5}}, "tool_choice.function"),
-    ],
-    ids=str,
-)
-def test_anthropic_refuses_by_name(fields: Json, field: str) -> None:
-    with pytest.raises(RequestError) as caught:
-        shaped("anthropic", "claude", asked(**fields))
-    assert (caught.value.code, caught.value.detail) == (Code.BAD_REQUEST, {"field": field})
+def test_what_is_promised_can_be_asked_and_what_is_not_can_not(kind: Kind, model: str) -> None:
+    promised = vendor(Provider(kind)).capabilities(model)
+    main = vendor(Provider(kind)).apis[0]
+    for promise, field in PROMISES.items():
+        refused = refused_field(kind, model, ask(main, {field}, prompted=False))
+        assert (refused is None) == getattr(promised, promise), promise

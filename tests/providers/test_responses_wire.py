@@ -187,14 +187,15 @@ def test_tool_call_fragments_are_forwarded_at_once() -> None:
     ]
 
 
-def test_the_first_arguments_make_a_checkpoint_and_later_ones_none() -> None:
+def test_the_first_arguments_make_a_checkpoint_and_text_in_them_none() -> None:
     body = open_body("responses")
     dirty = []
-    for payload in (item("function_call", "added", **CALL), arguments("{"), arguments("}")):
+    called = item("function_call", "added", **CALL)
+    for payload in (called, arguments('{"a": "'), arguments("b"), arguments('"}')):
         body = Body.restore("responses", body.state())
         body.feed(stream(payload))
         dirty.append(body.dirty)
-    assert dirty == [True, True, False]
+    assert dirty == [True, True, False, True]
 
 
 CALL = {"call_id": "c", "name": "f"}
@@ -569,7 +570,7 @@ def test_whole_answers() -> None:
         ToolCall(1, "d", "g"),
         ToolCall(1, arguments="i"),
         COUNTED,
-        Done("tool_calls", "completed", usage=COUNTED, id="r1", model="m"),
+        Done("tool_calls", "completed", usage=COUNTED, id="r1", model="m", arguments_valid=True),
     ]
 
 
@@ -819,10 +820,10 @@ def asked(**fields: Any) -> AnyRequest:
     return request.decode(msgspec.msgpack.encode(given | fields))
 
 
-def shaped(**fields: Any) -> Json:
-    call = OpenAI(Provider("openai")).generate("gpt-5", asked(**fields))
+def shaped(model: str = "gpt-4.1", **fields: Any) -> Json:
+    call = OpenAI(Provider("openai")).generate(model, asked(**fields))
     assert call.path == "/responses"
-    assert call.headers == {}
+    assert call.headers == ({} if call.body["stream"] else {"accept": "application/json"})
     return call.body
 
 
@@ -832,22 +833,77 @@ def items(*messages: Json) -> list[Json]:
 
 
 def said(role: str, content: Any) -> Json:
-    return {"type": "message", "role": role, "content": content}
+    return {"role": role, "content": content}
 
 
 def test_a_request() -> None:
-    assert shaped(max_tokens=9, temperature=0.0, top_p=0.5, n=1) == {
-        "model": "gpt-5",
+    schema = {"name": "s", "schema": {"type": "object"}, "strict": True}
+    assert shaped(
+        max_tokens=9,
+        temperature=0.0,
+        top_p=0.5,
+        n=1,
+        logprobs=True,
+        top_logprobs=2,
+        metadata={"a": "b"},
+        user="me",
+        cache_key="k",
+        parallel_tool_calls=False,
+        response_format={"type": "json_schema", "json_schema": schema},
+    ) == {
+        "model": "gpt-4.1",
         "input": [said("user", "hi")],
         "stream": True,
         "max_output_tokens": 9,
         "temperature": 0.0,
         "top_p": 0.5,
+        "include": ["message.output_text.logprobs"],
+        "top_logprobs": 2,
+        "metadata": {"a": "b"},
+        "user": "me",
+        "prompt_cache_key": "k",
+        "parallel_tool_calls": False,
+        "text": {"format": {"type": "json_schema"} | schema},
     }
+    assert shaped(stream=False)["stream"] is False
+    wanted = {"type": "json_object"}
+    assert shaped(response_format=wanted)["text"] == {"format": wanted}
+
+
+def test_what_is_not_stored_gives_its_thoughts_sealed() -> None:
+    sealed = ["reasoning.encrypted_content"]
+    asked = {"reasoning": {"effort": "low", "summary": "auto"}, "extra": {"store": False}}
+    body = shaped("gpt-5", **asked)
+    assert (body["include"], body["reasoning"]) == (sealed, asked["reasoning"])
+    assert shaped("deployment", extra={"store": False})["include"] == sealed
+    assert "include" not in shaped("gpt-4.1", extra={"store": False})
+    assert "include" not in shaped("gpt-5")
+
+
+def test_sealed_thoughts_go_back_without_their_ids_before_what_came_of_them() -> None:
+    detail = {"type": "reasoning", "id": "rs_1", "format": "openai-responses-v1"}
+    pieces = [
+        {"content": "a"},
+        {"detail": {"type": "summary_text", "summary_index": 1}},
+        {"content": "b"},
+        {"encrypted": "X", "detail": detail},
+        {"signature": "S", "block": 1},
+    ]
+    summary = [{"type": "summary_text", "text": text} for text in ("a", "b")]
+    assert items({"role": "assistant", "content": "so", "reasoning": pieces}) == [
+        {
+            "type": "reasoning",
+            "summary": summary,
+            "encrypted_content": "X",
+            "format": "openai-responses-v1",
+        },
+        said("assistant", "so"),
+    ]
 
 
 def test_a_prompt_is_the_input_and_extra_comes_last() -> None:
-    assert shaped(prompt="p", extra={"background": True, "model": "other"}) == {
+    extra = {"background": True, "model": "other"}
+    assert shaped(prompt="p", extra=extra) == {
         "model": "other",
         "input": "p",
         "stream": True,
@@ -856,7 +912,10 @@ def test_a_prompt_is_the_input_and_extra_comes_last() -> None:
 
 
 def test_roles_and_parts() -> None:
-    parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "u"}}]
+    parts: list[Json] = [
+        {"type": "text", "text": "a"},
+        {"type": "image_url", "image_url": {"url": "u"}},
+    ]
     pictures = [
         {"type": "image_url", "image_url": "data:image/png;base64,QUJD"},
         {"type": "image_url", "image_url": {"url": "u", "detail": "low"}},
@@ -864,17 +923,23 @@ def test_roles_and_parts() -> None:
         {"type": "input_text", "text": "own"},
     ]
     answered = [{"type": "text", "text": "b"}, {"type": "refusal", "refusal": "no"}]
+    mark = {"cache_control": {"type": "ephemeral"}}
+    parts[0] |= mark
+    body = shaped(messages=[said("system", "a"), said("system", [parts[0]]), said("user", "hi")])
+    assert (body["instructions"], body["input"]) == ("a\n\na", [said("user", "hi")])
     assert items(
-        {"role": "system", "content": "s"},
         {"role": "developer", "content": "d"},
+        {"role": "system", "content": "s"},
         {"role": "user", "content": parts},
         {"role": "user", "content": pictures},
         {"role": "assistant", "content": answered},
+        {"role": "assistant", "content": "c", "refusal": "d"},
+        {"role": "assistant", "content": None, "refusal": "e"},
         {"role": "assistant", "content": None},
         {"role": "user", "content": ""},
     ) == [
-        said("system", "s"),
         said("developer", "d"),
+        said("system", "s"),
         said(
             "user",
             [{"type": "input_text", "text": "a"}, {"type": "input_image", "image_url": "u"}],
@@ -889,6 +954,11 @@ def test_roles_and_parts() -> None:
             ],
         ),
         said("assistant", [{"type": "output_text", "text": "b"}, answered[1]]),
+        said(
+            "assistant",
+            [{"type": "output_text", "text": "c"}, {"type": "refusal", "refusal": "d"}],
+        ),
+        said("assistant", [{"type": "refusal", "refusal": "e"}]),
     ]
 
 
@@ -917,6 +987,13 @@ def test_calls_and_their_results() -> None:
         },
         {"type": "custom_tool_call_output", "call_id": "t3", "output": ""},
     ]
+
+
+@pytest.mark.parametrize("memory", ["previous_response_id", "conversation"])
+def test_what_the_provider_remembers_is_answered_alone(memory: str) -> None:
+    messages = [{"role": "tool", "tool_call_id": "t1", "content": "42"}]
+    output = {"type": "function_call_output", "call_id": "t1", "output": "42"}
+    assert shaped(messages=messages, extra={memory: "resp_1"})["input"] == [output]
 
 
 def test_tools_are_flat_and_say_whether_they_are_strict() -> None:
@@ -952,6 +1029,12 @@ def message(content: Any = "hi", role: str = "user", **more: Any) -> Json:
     return {"messages": [{"role": role, "content": content, **more}]}
 
 
+def answered(content: Any = "42", **call: Any) -> Json:
+    """A call and its result."""
+    calling = {"role": "assistant", "tool_calls": [{"id": "t"} | call]}
+    return {"messages": [calling, {"role": "tool", "tool_call_id": "t", "content": content}]}
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
@@ -963,11 +1046,18 @@ def message(content: Any = "hi", role: str = "user", **more: Any) -> Json:
         (message([{"type": "image_url"}]), "messages[].content[]"),
         (message([{"type": "image_url", "image_url": {"url": 5}}]), "messages[].content[]"),
         (message([{"type": "file", "file": "f1"}]), "messages[].content[]"),
+        (message([{"type": "file", "file": {}}]), "messages[].content[].file"),
         (message("42", "tool"), "messages[].tool_call_id"),
-        (message(5, "tool", tool_call_id="t"), "messages[].content"),
-        (message(tool_calls=5), "messages[].tool_calls"),
-        (message(tool_calls=[{"id": "t"}]), "messages[].tool_calls"),
-        (message(tool_calls=[{"id": "t", "function": {}}]), "messages[].tool_calls"),
+        (answered(5, function={"name": "f"}), "messages[].content"),
+        (message(role="assistant", tool_calls=5), "messages[].tool_calls"),
+        (message(role="assistant", function_call={"name": "f"}), "messages[].function_call"),
+        (answered(), "messages[].tool_calls"),
+        (answered(function={}), "messages[].tool_calls"),
+        ({"response_format": {}}, "response_format.type"),
+        ({"prompt": "p", "suffix": "s"}, "suffix"),
+        *(({name: 1}, name) for name in ("top_k", "frequency_penalty", "presence_penalty")),
+        ({"reasoning": {"budget_tokens": 9}}, "reasoning.budget_tokens"),
+        ({"reasoning": {"effort": "low"}}, "reasoning"),
         ({"tools": [{"function": {}}]}, "tools[].function"),
         ({"tools": [{"function": None}]}, "tools[].function"),
         ({"tool_choice": "some"}, "tool_choice"),
