@@ -1,45 +1,76 @@
-"""One configured provider with its key: which calls it takes, and how it is told who asks."""
+"""One configured provider: which calls it takes, and what proves who asks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import httpx
 import msgspec
 
 from ringcast.config import Kind, Provider
+from ringcast.providers import access
 from ringcast.providers.anthropic import Anthropic
+from ringcast.providers.azure import Azure
+from ringcast.providers.bedrock import Bedrock
+from ringcast.providers.compatible import Compatible
+from ringcast.providers.credentials import Credential
+from ringcast.providers.deepseek import DeepSeek
 from ringcast.providers.gemini import Gemini
-from ringcast.providers.keys import Secret
+from ringcast.providers.groq import Groq
+from ringcast.providers.ollama import Ollama
 from ringcast.providers.openai import OpenAI
+from ringcast.providers.openrouter import OpenRouter
+from ringcast.providers.perplexity import Perplexity
 from ringcast.providers.request import Call, refuse
 from ringcast.providers.vendor import AnyRequest, Vendor
+from ringcast.providers.vertex import Vertex
+from ringcast.providers.xai import XAI
 from ringcast.shm.records import Cursor
 
-_VENDORS: Final[dict[Kind, type[Vendor]]] = {"anthropic": Anthropic, "gemini": Gemini}
-# The header that carries the key, and what stands before it.
-_CREDENTIALS: Final = {"anthropic": ("x-api-key", ""), "gemini": ("x-goog-api-key", "")}
+_VENDORS: Final[dict[Kind, type[Vendor]]] = {
+    "openai": OpenAI,
+    "anthropic": Anthropic,
+    "gemini": Gemini,
+    "bedrock": Bedrock,
+    "azure": Azure,
+    "vertex": Vertex,
+    "xai": XAI,
+    "openrouter": OpenRouter,
+    "groq": Groq,
+    "perplexity": Perplexity,
+    "deepseek": DeepSeek,
+    "ollama": Ollama,
+    "openai-compatible": Compatible,
+}
 
 
 def vendor(config: Provider) -> Vendor:
-    """Return what speaks for a configured provider; a kind without its own speaks as OpenAI."""
-    return _VENDORS.get(config.kind, OpenAI)(config)
+    """Return what speaks for a configured provider."""
+    return _VENDORS[config.kind](config)
+
+
+def open_gateway(
+    name: str, config: Provider, environment: Mapping[str, str], key: str | None = None
+) -> Gateway:
+    """Return the way to a configured provider; `key` comes before the configured one.
+
+    Raises `ConfigError` saying what is missing and where it was looked for.
+    """
+    located, credential = access.grant(name, config, environment, key)
+    return Gateway(located, credential, vendor(located))
 
 
 class Gateway(msgspec.Struct, frozen=True):
     """How one provider is spoken to."""
 
     config: Provider
-    key: Secret | None
+    credential: Credential
     vendor: Vendor
 
     def headers(self) -> dict[str, str]:
         """Return the headers of every request; a call's and the configured ones come over it."""
-        headers = {"content-type": "application/json", "accept": "text/event-stream"}
-        if self.key is not None:
-            name, scheme = _CREDENTIALS.get(self.config.kind, ("authorization", "Bearer "))
-            headers[name] = scheme + self.key.reveal()
-        return headers
+        return {"content-type": "application/json", "accept": "text/event-stream"}
 
     def request(self, client: httpx.AsyncClient, call: Call) -> httpx.Request:
         """Return what is sent for `call`; a path that begins with a scheme is the whole URL.

@@ -49,6 +49,10 @@ def _request_line(request: httpx.Request) -> bytes:
     return b"%s %s HTTP/1.1\r\n" % (method, target)
 
 
+class CutError(httpx.RemoteProtocolError):
+    """The peer closed the connection before the message was complete."""
+
+
 class _SurplusError(Exception):
     """Bytes follow the message: stop the parser before it takes them for another response."""
 
@@ -119,18 +123,16 @@ class ResponseParser:
     def end_of_input(self) -> None:
         """The peer sends nothing more: completes a body that EOF ends (RFC 9112 §6.3 rule 8).
 
-        Raises `httpx.RemoteProtocolError` when the message is cut.
+        Raises `CutError` when the message is not complete.
         """
         if not self.started:
-            raise httpx.RemoteProtocolError("server disconnected without sending a response")
+            raise CutError("server disconnected without sending a response")
         if not self.head_complete:
-            raise httpx.RemoteProtocolError("server disconnected inside the response head")
+            raise CutError("server disconnected inside the response head")
         if self._chunked:
-            raise httpx.RemoteProtocolError(_CUT + "(incomplete chunked read)")
+            raise CutError(_CUT + "(incomplete chunked read)")
         if self._length is not None:
-            raise httpx.RemoteProtocolError(
-                f"{_CUT}(received {self._received} bytes, expected {self._length})"
-            )
+            raise CutError(f"{_CUT}(received {self._received} bytes, expected {self._length})")
         self.complete = True
 
     # llhttp's callbacks
@@ -173,7 +175,7 @@ class ResponseParser:
         for name, value in self.headers:
             match name.lower():
                 case b"transfer-encoding" if value.strip().lower() != b"chunked":
-                    raise httpx.RemoteProtocolError(f"unsupported Transfer-Encoding {value!r}")
+                    raise httpx.RemoteProtocolError(f"unsupported Transfer-Encoding {value[:40]!r}")
                 case b"transfer-encoding":
                     self._chunked = True
                 case b"content-length":

@@ -15,13 +15,16 @@ import msgspec
 
 from ringcast.config import Config
 from ringcast.errors import Code, RequestError
+from ringcast.providers import credentials
 from ringcast.providers.estimate import estimate
 from ringcast.providers.gateway import Gateway
 from ringcast.providers.request import Call
-from ringcast.providers.upstream import connection_ending, retry_after_s
+from ringcast.providers.upstream import compressed, connection_ending, encoding_of, refusal
 from ringcast.providers.vendor import AnyRequest, Model
 from ringcast.providers.wire.answer import http_error
+from ringcast.providers.wire.body import Ending
 
+NO_SUCH_CALL: Final = (404, 405, 501)
 MAX_MODELS: Final = 5000  # OpenRouter lists 400
 
 
@@ -67,7 +70,12 @@ async def count(
     call = gateway.vendor.count(model, request)
     if call is None:
         return Count(estimate(request), "estimate")
-    body = await fetch(client, gateway, call, config)
+    try:
+        body = await fetch(client, gateway, call, config)
+    except RequestError as error:
+        if gateway.vendor.may_not_count and error.detail.get("status") in NO_SUCH_CALL:
+            return Count(estimate(request), "estimate")
+        raise
     try:
         return Count(gateway.vendor.read_count(body), "provider")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -96,7 +104,7 @@ async def fetch(client: httpx.AsyncClient, gateway: Gateway, call: Call, config:
     limit_s = config.timeouts.answer_s
     try:
         async with asyncio.timeout(limit_s or None):
-            return await _fetch(client, gateway, call, config.limits.max_answer_bytes)
+            return await _fetch(client, gateway, call, config)
     except TimeoutError:
         text = f"no whole answer within {limit_s:g} s (timeouts.answer_s)"
         raise RequestError(Code.TOTAL_TIMEOUT, text) from None
@@ -105,12 +113,17 @@ async def fetch(client: httpx.AsyncClient, gateway: Gateway, call: Call, config:
         raise RequestError(ending.code, ending.message) from None
 
 
-async def _fetch(client: httpx.AsyncClient, gateway: Gateway, call: Call, limit: int) -> bytes:
+async def _fetch(client: httpx.AsyncClient, gateway: Gateway, call: Call, config: Config) -> bytes:
     request = gateway.request(client, call)
     request.headers["accept"] = "application/json"
-    response = await client.send(request, stream=True)
+    response = await credentials.send(client, request, gateway.credential)
+    if response.status_code != 200:
+        raise _refused(await refusal(response, gateway.credential, config))
+    limit = config.limits.max_answer_bytes
     content = bytearray()
     try:
+        if (encoding := encoding_of(response)) != "identity":
+            raise RequestError(Code.BAD_ENCODING, compressed(encoding))
         async for piece in response.aiter_raw():
             content += piece
             if len(content) > limit:
@@ -118,17 +131,20 @@ async def _fetch(client: httpx.AsyncClient, gateway: Gateway, call: Call, limit:
                 raise RequestError(Code.BAD_RESPONSE, text, limit=limit)
     finally:
         await response.aclose()
-    if response.status_code == 200:
-        return bytes(content)
-    said = bytes(content)
+    return bytes(content)
+
+
+def _refused(ending: Ending) -> RequestError:
+    if ending.kind != "http":
+        return RequestError(ending.code, ending.message, status=ending.status)
     error = http_error(
-        response.status_code,
-        gateway.key.mask(said) if gateway.key else said,
-        content_type=response.headers.get("content-type", ""),
-        retry_after_s=retry_after_s(response.headers),
+        ending.status,
+        ending.body,
+        content_type=ending.content_type,
+        retry_after_s=ending.retry_after_s,
     )
     detail = {"status": error.status, "retry_after_s": error.retry_after_s}
-    raise RequestError(error.code, error.message, retryable=error.retryable, **detail)
+    return RequestError(error.code, error.message, retryable=error.retryable, **detail)
 
 
 def _since_ms(began: float) -> float:

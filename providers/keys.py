@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from ringcast.config import Key, Provider
+from ringcast.config import SECRET_VARIABLES, Key, Provider
 from ringcast.errors import ConfigError
 
 COMMAND_TIMEOUT_S = 10
@@ -54,7 +54,11 @@ def resolve(name: str, provider: Provider, environment: Mapping[str, str]) -> Se
     key = provider.key
     if key is None:
         return None
-    where, value = _read(name, key, environment)
+    return sound(*_read(name, key, environment))
+
+
+def sound(where: str, value: str) -> Secret:
+    """Return what was read as a key, without the space around it. Raises `ConfigError`."""
     value = value.strip().strip("\ufeff")
     if not value:
         raise ConfigError(f"{where} is empty")
@@ -105,10 +109,20 @@ def _run(command: list[str]) -> str:
             capture_output=True,
             timeout=COMMAND_TIMEOUT_S,
             check=False,
-            env={k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")},
+            env=bare_environment(),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"key command {command[0]}: {type(error).__name__}") from None
     if done.returncode != 0:
         raise ConfigError(f"key command {command[0]} ended with status {done.returncode}")
     return done.stdout.decode("utf-8", "replace")
+
+
+def bare_environment() -> dict[str, str]:
+    """Return the environment for a command that gives one secret: it gets no other."""
+    secret = {name for names in SECRET_VARIABLES.values() for name in names}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in secret and not name.endswith("_API_KEY")
+    }

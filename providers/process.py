@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import ssl
 import sys
 import time
 from collections.abc import Coroutine, Mapping
@@ -26,20 +25,21 @@ import zmq
 from ringcast import child
 from ringcast.config import Config
 from ringcast.errors import Code, ConfigError, RequestError
-from ringcast.providers import commands, inquiry, keys, request
+from ringcast.providers import commands, inquiry, request
+from ringcast.providers.credentials import Credential
 from ringcast.providers.flow import Flow, Outlet
-from ringcast.providers.gateway import Gateway, vendor
+from ringcast.providers.gateway import Gateway, open_gateway
 from ringcast.providers.survey import Survey
-from ringcast.providers.transport import Transport
+from ringcast.providers.transport import open_client
 from ringcast.providers.upstream import CANCELLED, Upstream
 from ringcast.providers.wire.body import Ending
+from ringcast.providers.wire.framing import framer
 from ringcast.providers.wire.sse import SseFramer
 from ringcast.shm import counters, records, segment
 from ringcast.shm.ring import Writer
 from ringcast.shm.wiring import Line, Wiring
 from ringcast.sockets import Message, Socket, make
 
-USER_AGENT: Final = "ringcast/0.1"
 TICK_S: Final = 0.25
 KNOWN_S: Final = 1.0
 RECALL_S: Final = 10.0
@@ -106,19 +106,7 @@ class Process:
         self._live: dict[int, commands.Live] = {}  # what the broker is told of both
         self._tasks: set[asyncio.Task[None]] = set()
         self._gateways, self._disabled = _gateways(config, environment)
-        transport = Transport(
-            ssl.create_default_context(), config.limits, config.timeouts.keepalive_s
-        )
-        timeouts = config.timeouts
-        self._client = httpx.AsyncClient(
-            transport=transport,
-            trust_env=False,
-            follow_redirects=False,
-            headers={"user-agent": USER_AGENT, "accept-encoding": "identity"},
-            timeout=httpx.Timeout(
-                None, connect=timeouts.connect_s or None, read=timeouts.first_byte_s or None
-            ),
-        )
+        self._client = open_client(config)
         self._survey = Survey(self._client, self._gateways, self._disabled, config)
         self.known = asyncio.Event()  # set once the broker sends us requests
         self._socket: Socket | None = None
@@ -228,8 +216,11 @@ class Process:
             flow.open(opened, now)
             self._refuse(flow, error)
             return
-        flow.open(msgspec.structs.replace(opened, api=api), now)
-        self._send(flow, gateway, outgoing)
+        opened = msgspec.structs.replace(
+            opened, api=api, kind=gateway.config.kind, compat=asked.compat or ""
+        )
+        flow.open(opened, now)
+        self._send(flow, gateway, outgoing, api)
 
     def _resume(self, resume: commands.Resume) -> None:
         """Go on with a stream whose connection is gone, behind what was decoded of it."""
@@ -243,19 +234,15 @@ class Process:
             self._refuse(flow, error)
             return
         self._counters.add(self._counters.slot("reattached"))
-        self._send(flow, gateway, outgoing)
+        self._send(flow, gateway, outgoing, resume.api)
 
     def _flow(self, asked: commands.Start | commands.Resume, sent: int) -> Flow:
         self._ending.pop(asked.slot, None)  # an end that still waits for room is answered by this
         self._outlets[asked.worker].waiting.pop(asked.slot, None)
-        limits = self._config.limits
-        framer = SseFramer(
-            max_line_bytes=limits.max_line_bytes, max_event_bytes=limits.max_event_bytes
-        )
         self._live[asked.slot] = commands.Live(
             asked.slot, asked.stream, asked.worker, asked.provider, asked.model, asked.limit
         )
-        return Flow(asked.slot, self._outlets[asked.worker], framer, asked.limit, sent)
+        return Flow(asked.slot, self._outlets[asked.worker], SseFramer(), asked.limit, sent)
 
     def _gateway(self, name: str) -> Gateway:
         gateway = self._gateways.get(name)
@@ -269,16 +256,20 @@ class Process:
         flow.end(Ending("failed", code=code, message=text), time.monotonic_ns())
         self._ended_flow(flow)
 
-    def _send(self, flow: Flow, gateway: Gateway, outgoing: httpx.Request) -> None:
+    def _send(self, flow: Flow, gateway: Gateway, outgoing: httpx.Request, api: str) -> None:
+        limits = self._config.limits
+        flow.framer = framer(
+            api, max_line_bytes=limits.max_line_bytes, max_event_bytes=limits.max_event_bytes
+        )
         self._upstreams[flow.slot] = Upstream(
-            flow, self._client, outgoing, self._config, gateway.key, self._on_end
+            flow, self._client, outgoing, self._config, gateway.credential, self._on_end
         )
 
     def _recall(self, provider: str, api: str, cursor: records.Cursor) -> None:
         """Have an answer stopped that is made whether or not anybody listens."""
         if (gateway := self._gateways.get(provider)) is not None:
             outgoing = gateway.request(self._client, gateway.recall(api, cursor))
-            self._background(self._stop_remotely(outgoing))
+            self._background(self._stop_remotely(outgoing, gateway.credential))
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -312,12 +303,13 @@ class Process:
             case "models":
                 return await self._survey.models(ask.provider)
 
-    async def _stop_remotely(self, outgoing: httpx.Request) -> None:
+    async def _stop_remotely(self, outgoing: httpx.Request, credential: Credential) -> None:
         try:
             async with asyncio.timeout(RECALL_S):
+                await credential.authorize(outgoing, self._client)
                 response = await self._client.send(outgoing)
             said = f"HTTP {response.status_code}"
-        except (httpx.HTTPError, TimeoutError) as error:
+        except (httpx.HTTPError, TimeoutError, RequestError) as error:
             said = type(error).__name__
         if said != "HTTP 200":
             print(f"ringcast: an answer could not be recalled: {said}", file=sys.stderr)
@@ -389,15 +381,15 @@ class Process:
 
 
 def _gateways(
-    config: Config, environment: Mapping[str, str]
+    config: Config, secrets: Mapping[str, str]
 ) -> tuple[dict[str, Gateway], dict[str, str]]:
-    """Resolve all keys; a provider without one is disabled with the reason."""
+    """Find all providers and their keys; one that is not found is disabled with the reason."""
+    environment = {**os.environ, **secrets}
     gateways: dict[str, Gateway] = {}
     disabled: dict[str, str] = {}
     for name, provider in config.providers.items():
         try:
-            key = keys.resolve(name, provider, environment)
-            gateways[name] = Gateway(provider, key, vendor(provider))
+            gateways[name] = open_gateway(name, provider, environment)
         except ConfigError as error:
             disabled[name] = str(error)
     return gateways, disabled

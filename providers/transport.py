@@ -21,18 +21,20 @@ async with client.stream("POST", url, content=…) as response:
 from __future__ import annotations
 
 import ssl
+from typing import Final
 
 import httpx
 
-from ringcast.config import Limits
+from ringcast.config import Config, Limits
 from ringcast.providers.body import Body
 from ringcast.providers.connection import Connection, Origin
-from ringcast.providers.http1 import ResponseParser, encode_request
+from ringcast.providers.http1 import CutError, ResponseParser, encode_request
 from ringcast.providers.pool import Pool, TLSError
 
-__all__ = ["BODY", "Body", "TLSError", "Transport"]
+__all__ = ["BODY", "Body", "CutError", "TLSError", "Transport", "open_client"]
 
 BODY = "ringcast.body"
+USER_AGENT: Final = "ringcast/0.1"
 
 
 class Transport(httpx.AsyncBaseTransport):
@@ -40,7 +42,8 @@ class Transport(httpx.AsyncBaseTransport):
 
     Of httpx's timeouts `connect` covers name, TCP and TLS, and `read` the time from the
     request to the complete response head; a body has no clock here, its reader has.
-    Extra to httpx's errors: `TLSError`, a `ConnectError` that no retry mends.
+    Extra to httpx's errors: `TLSError`, a `ConnectError` that no retry mends, and `CutError`, a
+    `RemoteProtocolError` for a message that was well-formed as far as it came.
     """
 
     def __init__(self, ssl_context: ssl.SSLContext, limits: Limits, keepalive_s: float) -> None:
@@ -100,6 +103,21 @@ class Transport(httpx.AsyncBaseTransport):
                 BODY: body,
             },
         )
+
+
+def open_client(config: Config) -> httpx.AsyncClient:
+    """Return a client over this transport: no proxies, no redirects, nothing compressed."""
+    clocks = config.timeouts
+    transport = Transport(ssl.create_default_context(), config.limits, clocks.keepalive_s)
+    return httpx.AsyncClient(
+        transport=transport,
+        trust_env=False,
+        follow_redirects=False,
+        headers={"user-agent": USER_AGENT, "accept-encoding": "identity"},
+        timeout=httpx.Timeout(
+            None, connect=clocks.connect_s or None, read=clocks.first_byte_s or None
+        ),
+    )
 
 
 def _timeout_s(request: httpx.Request, name: str) -> float | None:

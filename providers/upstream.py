@@ -13,14 +13,17 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 import httpx
+import msgspec
 
 from ringcast.config import Config, Timeouts
-from ringcast.errors import Code
+from ringcast.errors import Code, RequestError
+from ringcast.providers import credentials
 from ringcast.providers.body import READ_BYTES
+from ringcast.providers.credentials import Credential
 from ringcast.providers.flow import Flow
-from ringcast.providers.keys import Secret
 from ringcast.providers.transport import BODY, Body, CutError, TLSError
 from ringcast.providers.wire.body import Ending
+from ringcast.providers.wire.printable import printable
 from ringcast.providers.wire.sse import WireError
 
 # Reads shrink to the credit that is left, but not below this: a read has a cost of its own.
@@ -40,14 +43,14 @@ class Upstream:
         client: httpx.AsyncClient,
         request: httpx.Request,
         config: Config,
-        key: Secret | None,
+        credential: Credential,
         on_end: Callable[[Upstream], None],
     ) -> None:
-        """Start sending `request`; `key` is the one in it."""
+        """Start sending `request` as who `credential` proves."""
         self.flow = flow
         self._client = client
         self._config = config
-        self._key = key
+        self._credential = credential
         self._on_end = on_end
         self._body: Body | None = None
         self._paused = False
@@ -55,7 +58,7 @@ class Upstream:
         self._head = Ending("eof")
         self._drained = -1
         self._over = False
-        self.began = self.progress = time.monotonic()
+        self.began = self.progress = self._heard = time.monotonic()
         self._task = asyncio.get_running_loop().create_task(self._send(request))
 
     async def _send(self, request: httpx.Request) -> None:
@@ -63,71 +66,43 @@ class Upstream:
             await self._exchange(request)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             self._end(connection_ending(error, self._config.timeouts))
+        except RequestError as error:
+            self._fail(error.code, error.message)
         except Exception as error:  # whatever it is, the stream must not wait for ever
             self._abort()
             self._fail(Code.INTERNAL, f"the request could not be carried out: {error!r}")
             raise
 
     async def _exchange(self, request: httpx.Request) -> None:
-        response = await self._client.send(request, stream=True)
-        self._head = Ending(
-            "eof",
-            status=response.status_code,
-            content_type=response.headers.get("content-type", "")[:LONGEST_TYPE],
-        )
+        response = await credentials.send(self._client, request, self._credential)
+        self._head = head_of(response)
         body: Body = response.extensions[BODY]
-        encoding = response.headers.get("content-encoding", "identity").lower()
         if response.status_code != 200:
-            await self._refused(response)
-        elif encoding not in ("identity", ""):
+            self._end(await refusal(response, self._credential, self._config))
+        elif (encoding := encoding_of(response)) != "identity":
             body.abort()
-            self._fail(
-                Code.BAD_ENCODING,
-                f"the answer is compressed ({encoding[:20]!r}), although identity was asked for",
-            )
+            self._fail(Code.BAD_ENCODING, compressed(encoding))
         else:
             self._body = body
+            self.progress = self._heard = time.monotonic()
             body.start(self._on_data, self._on_body_end)
-
-    async def _refused(self, response: httpx.Response) -> None:
-        """Read an error body, at most `limits.max_error_body_bytes` of it."""
-        limit = self._config.limits.max_error_body_bytes
-        content = bytearray()
-        try:
-            async with asyncio.timeout(self._config.timeouts.first_byte_s or None):
-                async for piece in response.aiter_raw():
-                    content += piece
-                    if len(content) >= limit:
-                        break
-        except (httpx.HTTPError, TimeoutError):
-            pass  # what was read of the message is still the best there is
-        finally:
-            await response.aclose()
-        said = bytes(content)
-        masked = self._key.mask(said) if self._key else said
-        self._end(
-            Ending(
-                "http",
-                status=response.status_code,
-                content_type=self._head.content_type,
-                retry_after_s=retry_after_s(response.headers),
-                body=masked[:limit],
-            )
-        )
 
     def _on_data(self, chunk: bytes) -> None:
         now_ns = time.monotonic_ns()
-        self.progress = now_ns / 1e9
+        self._heard = now_ns / 1e9
         if self._drained >= 0:
             self._drain(len(chunk))
             return
         flow = self.flow
+        sent = flow.sent
         try:
             flow.data(chunk, now_ns)
         except WireError as error:
             self._abort()
             self._fail(error.code, str(error))
             return
+        if flow.sent > sent or flow.held:  # an event: neither a keep-alive nor a piece of one
+            self.progress = self._heard
         self.adapt()
 
     def adapt(self) -> None:
@@ -197,7 +172,9 @@ class Upstream:
             if self._paused:  # it is we who do not read
                 return False
             code, limit, name = Code.IDLE_TIMEOUT, timeouts.idle_s, "idle_s"
-            text = f"nothing came for {limit:g} s"
+            quiet = now - self._heard > limit
+            came = "nothing" if quiet else "no event, only keep-alives or pieces of one,"
+            text = f"{came} came for {limit:g} s"
         else:
             return False
         self._abort()
@@ -221,6 +198,63 @@ class Upstream:
             self._on_end(self)
 
 
+async def refusal(response: httpx.Response, credential: Credential, config: Config) -> Ending:
+    """Return how an answer ended that is no 200, and close it.
+
+    Of its body at most `limits.max_error_body_bytes` are read, of a compressed one none.
+    """
+    head = head_of(response)
+    if response.has_redirect_location:
+        await response.aclose()
+        return _changed(head, "failed", Code.UNEXPECTED_REDIRECT, _not_followed(response))
+    plain = encoding_of(response) == "identity"
+    limit = config.limits.max_error_body_bytes if plain else 0
+    content = bytearray()
+    try:
+        async with asyncio.timeout(config.timeouts.first_byte_s or None):
+            async for piece in response.aiter_raw():
+                content += piece
+                if len(content) >= limit:
+                    break
+    except (httpx.HTTPError, TimeoutError):
+        pass  # what was read of the message is still the best there is
+    finally:
+        await response.aclose()
+    return msgspec.structs.replace(
+        head,
+        kind="http",
+        retry_after_s=retry_after_s(response.headers),
+        body=credential.mask(bytes(content))[:limit],
+    )
+
+
+def head_of(response: httpx.Response) -> Ending:
+    """Return the ending of a body that ends by itself, as far as its head tells."""
+    kind = response.headers.get("content-type", "")[:LONGEST_TYPE]
+    return Ending("eof", status=response.status_code, content_type=kind)
+
+
+def compressed(encoding: str) -> str:
+    """Say what is wrong with a body that is compressed."""
+    return f"the answer is compressed ({encoding[:20]!r}), although identity was asked for"
+
+
+def encoding_of(response: httpx.Response) -> str:
+    """Return how a body is compressed: "identity" if it is not (RFC 9110, 8.4)."""
+    said: str = response.headers.get("content-encoding", "").strip().lower()
+    return said or "identity"
+
+
+def _not_followed(response: httpx.Response) -> str:
+    """Say where a redirect leads: the host only, for the rest may be anything."""
+    try:
+        url = response.request.url.join(response.headers["location"])
+        target = url.host or f"{url.scheme}:"
+    except (httpx.InvalidURL, ValueError):
+        target = "an unreadable address"
+    return f"HTTP {response.status_code} to {target[:LONGEST_TYPE]} is not followed"
+
+
 def retry_after_s(headers: httpx.Headers) -> float | None:
     """Return how long the provider asks to wait: retry-after-ms, else retry-after (RFC 9110)."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
@@ -233,9 +267,8 @@ def retry_after_s(headers: httpx.Headers) -> float | None:
 def _changed(
     head: Ending, kind: Literal["eof", "reset", "failed"], code: str, message: str
 ) -> Ending:
-    return Ending(
-        kind, code=code, message=message, status=head.status, content_type=head.content_type
-    )
+    text = printable(message)
+    return Ending(kind, code=code, message=text, status=head.status, content_type=head.content_type)
 
 
 def connection_ending(error: httpx.HTTPError | httpx.InvalidURL, timeouts: Timeouts) -> Ending:
@@ -264,4 +297,4 @@ def connection_ending(error: httpx.HTTPError | httpx.InvalidURL, timeouts: Timeo
             code = Code.BAD_RESPONSE
         case _:
             code = Code.TRANSPORT
-    return Ending("failed", code=code, message=text)
+    return Ending("failed", code=code, message=printable(text))

@@ -56,11 +56,13 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `resource` and `api_version` are Azure's (without a version its v1 API is spoken), `region` and
     `profile` AWS's, `project` and `location` Google's, and `credentials` the path of a Google
     credentials file; what is not given is looked for where the vendor's own tools look.
+    `token_command` prints a bearer token that runs out, and is run again before it does.
     """
 
     kind: Kind
     base_url: str = ""
     key: Key | None = None
+    token_command: list[str] | None = None
     headers: dict[str, str] = {}
     max_tokens: int = 4096
     resource: str = ""
@@ -169,12 +171,43 @@ KEY_VARIABLES: dict[str, str] = {
     "perplexity": "PERPLEXITY_API_KEY",
     "deepseek": "DEEPSEEK_API_KEY",
 }
-OLLAMA = Provider("openai-compatible", "http://127.0.0.1:11434/v1")
+# Where these are, and who asks them, is found out where they are asked (providers/access.py).
+FOUND: Final[tuple[Kind, ...]] = ("bedrock", "azure", "vertex", "ollama")
+# What else their own tools take from the environment and is as secret as a key.
+SECRET_VARIABLES: Final[dict[str, tuple[str, ...]]] = {
+    "bedrock": (
+        "AWS_BEARER_TOKEN_BEDROCK",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    ),
+    "azure": ("AZURE_OPENAI_API_KEY",),
+}
+# The fields that only some kinds have.
+_FIELDS: Final[dict[str, tuple[str, ...]]] = {
+    "azure": ("resource", "api_version"),
+    "bedrock": ("region", "profile"),
+    "vertex": ("project", "location", "credentials"),
+}
+_NAMES: Final = ("resource", "api_version", "region", "project", "location")
+# What becomes part of a host's name or of a path may hold nothing that means something there.
+plain_name = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?").fullmatch
+
+
+def secret_variables(config: Config) -> set[str]:
+    """Return the variables that hold secrets of the configured providers."""
+    providers = config.providers.values()
+    named = {provider.key.env for provider in providers if provider.key and provider.key.env}
+    return named.union(*(SECRET_VARIABLES.get(provider.kind, ()) for provider in providers))
 
 
 def complete(config: Config) -> Config:
-    """Return the tree with the well-known providers added and every default filled in."""
-    providers: dict[str, Provider] = {"ollama": OLLAMA}
+    """Return the tree with the well-known providers added and every default filled in.
+
+    What depends on the machine (a region, a project) is not: see `FOUND`.
+    """
+    providers: dict[str, Provider] = {kind: Provider(kind) for kind in FOUND}
     for kind in BASE_URLS:
         providers[kind] = Provider(kind)  # type: ignore[arg-type]  # every key is a Kind
     providers.update(config.providers)
@@ -324,6 +357,7 @@ def _ranges(config: Config) -> list[str]:
                 provider.base_url.startswith(("http://", "https://")),
                 f"providers.{name}.base_url: must begin with http:// or https://",
             )
+        problems += _misplaced(name, provider)
         if provider.key is not None:
             sources = [s for s in msgspec.structs.astuple(provider.key) if s is not None]
             need(
@@ -335,4 +369,28 @@ def _ranges(config: Config) -> list[str]:
                 bool(_header(header)) and value.isascii() and value.isprintable(),
                 f"providers.{name}.headers.{header!r}: not a header's name, or not printable ASCII",
             )
+    return problems
+
+
+def _misplaced(name: str, provider: Provider) -> list[str]:
+    """Say what of a provider does not belong to its kind, or cannot be a name."""
+    where = f"providers.{name}"
+    problems = [
+        f"{where}.{field}: goes with kind {kind}, not with {provider.kind}"
+        for kind, fields in _FIELDS.items()
+        for field in fields
+        if kind != provider.kind and getattr(provider, field)
+    ]
+    problems += [
+        f"{where}.{field}: use letters, digits and -"
+        for field in _NAMES
+        if (value := getattr(provider, field)) and not plain_name(value)
+    ]
+    if provider.token_command is not None:
+        if not provider.token_command:
+            problems.append(f"{where}.token_command: must not be empty")
+        if provider.key is not None:
+            problems.append(f"{where}: give key or token_command, not both")
+        if provider.kind == "bedrock":
+            problems.append(f"{where}.token_command: not for bedrock (AWS has credential_process)")
     return problems

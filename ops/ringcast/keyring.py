@@ -13,15 +13,15 @@ from collections.abc import Mapping
 
 import msgspec
 
-from ringcast.config import Config
+from ringcast.config import Config, secret_variables
 
 MAX_BYTES = 1 << 20
 
 
 def pack(config: Config, environment: Mapping[str, str]) -> int:
-    """Return an inheritable descriptor of the variables that `config` takes keys from."""
-    named = {p.key.env for p in config.providers.values() if p.key and p.key.env}
-    taken = {name: os.fsencode(environment[name]) for name in named if name in environment}
+    """Return an inheritable descriptor of the variables that `config` takes secrets from."""
+    named = secret_variables(config) & environment.keys()
+    taken = {name: os.fsencode(environment[name]) for name in named}
     fd = _memory_file()
     os.write(fd, msgspec.msgpack.encode(taken))
     os.set_inheritable(fd, True)
@@ -30,7 +30,7 @@ def pack(config: Config, environment: Mapping[str, str]) -> int:
 
 def without(config: Config, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without those variables."""
-    named = {p.key.env for p in config.providers.values() if p.key and p.key.env}
+    named = secret_variables(config)
     return {name: value for name, value in environment.items() if name not in named}
 
 

@@ -129,6 +129,10 @@ class Daemon:
         pids = [one.pid for one in state.processes if one.role == role]
         return state.status == "running" and bool(pids) and before not in pids
 
+    def descriptors(self) -> dict[int, int]:
+        """How many descriptors each process has open, by its pid."""
+        return {pid: len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.pids}
+
     def connect(self) -> Client:
         """A client of it."""
         return ringcast.connect(self.directory, name="test")
@@ -204,6 +208,20 @@ async def replaying(port: int, recordings: list[Recording] = RECORDINGS) -> Asyn
         await upstream.stop()
 
 
+@contextmanager
+def no_descriptor_left(running: Daemon, port: int) -> Iterator[None]:
+    """Every process ends the block with as many as it has after a first stream (from `port`)."""
+
+    async def first() -> None:
+        async with replaying(port), running.connect() as client:
+            await take(await ask(client, "up/numbered;n=1"))
+
+    in_loop(first)()
+    before = running.descriptors()
+    yield
+    until(lambda: running.descriptors() == before, "as many descriptors as before")
+
+
 async def ask(client: Client, model: str, **options: Any) -> ClientStream:
     """Open a chat with a message that does not matter."""
     return await client.chat(model, [{"role": "user", "content": "hi"}], **options)
@@ -229,7 +247,7 @@ async def canaries(running: Daemon, provider: str = "up") -> AsyncIterator[None]
     """Paced streams beside a fault: they must end whole, whatever happens to others."""
     async with running.connect() as client:
         model = f"{provider}/numbered;n=60;pace=300"
-        streams = [await ask(client, f"{model};seed={seed}") for seed in range(3)]
+        streams = [await ask(client, f"{model};seed={seed}") for seed in range(8)]
         readers = [asyncio.ensure_future(take(stream)) for stream in streams]
         yield
         for seed, tokens in enumerate(await asyncio.gather(*readers)):

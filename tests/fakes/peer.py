@@ -60,7 +60,7 @@ class Peer:
         self.send(*frame)
         while (answer := self.answer())[0] != "error":
             assert answer[0] == "tokens", answer
-        _, handle, code, text, _ = answer
+        _, handle, code, text, *_ = answer
         assert text.isprintable()
         assert len(text) <= 500
         return handle, code, text

@@ -24,6 +24,7 @@ class Rest:
     def __init__(self, replies: dict[str, Reply]) -> None:
         self.replies = replies
         self.seen: list[tuple[str, dict[str, str], Any]] = []
+        self.asked = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one connection's requests, one after the other."""
@@ -35,6 +36,7 @@ class Rest:
                 body = await reader.readexactly(int(headers.get("content-length", "0")))
                 asked = head[0].removesuffix(" HTTP/1.1")
                 self.seen.append((asked, headers, msgspec.json.decode(body) if body else None))
+                self.asked.set()
                 reply = self.replies.get(asked, Reply({"error": {"message": asked}}, 404))
                 if reply.hang:
                     await reader.read()

@@ -89,6 +89,38 @@ def problems(text: str) -> list[str]:
             '[providers.a]\nkind = "openai"\nheaders = { "x" = "\u00e9" }',
             "providers.a.headers.'x': not a header's name, or not printable ASCII",
         ),
+        (
+            '[providers.a]\nkind = "openai"\nregion = "us-east-1"',
+            "providers.a.region: goes with kind bedrock, not with openai",
+        ),
+        (
+            '[providers.a]\nkind = "bedrock"\nresource = "r"',
+            "providers.a.resource: goes with kind azure, not with bedrock",
+        ),
+        (
+            '[providers.a]\nkind = "azure"\ncredentials = "~/f"',
+            "providers.a.credentials: goes with kind vertex, not with azure",
+        ),
+        (
+            '[providers.a]\nkind = "azure"\nresource = "evil.com/"',
+            "providers.a.resource: use letters, digits and -",
+        ),
+        (
+            '[providers.a]\nkind = "vertex"\nlocation = "x@evil.com"',
+            "providers.a.location: use letters, digits and -",
+        ),
+        (
+            '[providers.a]\nkind = "azure"\ntoken_command = []',
+            "providers.a.token_command: must not be empty",
+        ),
+        (
+            '[providers.a]\nkind = "azure"\ntoken_command = ["az"]\nkey = { env = "A" }',
+            "providers.a: give key or token_command, not both",
+        ),
+        (
+            '[providers.a]\nkind = "bedrock"\ntoken_command = ["aws"]',
+            "providers.a.token_command: not for bedrock (AWS has credential_process)",
+        ),
     ],
 )
 def test_a_fault_is_named(text: str, problem: str) -> None:
@@ -139,6 +171,8 @@ def test_well_known_providers_need_no_configuration() -> None:
     assert providers["openai"].base_url == "https://api.openai.com/v1"
     assert providers["openai"].key == Key(env="OPENAI_API_KEY")
     assert providers["ollama"].key is None
+    for kind in ("ollama", "bedrock", "azure", "vertex"):
+        assert providers[kind] == config.Provider(kind)  # the rest is found where it is used
 
 
 def test_a_known_key_goes_to_its_own_host_only() -> None:

@@ -123,6 +123,24 @@ def test_keys_are_found_and_not_shown(place: Path) -> None:
     assert "status 3" in one(findings, "failing")["text"]
 
 
+def test_what_the_vendors_own_tools_know(place: Path) -> None:
+    variables = {
+        "AWS_ACCESS_KEY_ID": "AKID00000000",
+        "AWS_SECRET_ACCESS_KEY": CANARY,
+        "AWS_REGION": "us-east-1",
+        "HOME": str(place),
+    }
+    _, findings = doctor(place, "", **variables)
+    assert one(findings, "bedrock")["level"] == "ok"
+    assert one(findings, "bedrock")["text"] == (
+        "https://bedrock-runtime.us-east-1.amazonaws.com, "
+        "by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    )
+    assert one(findings, "azure")["level"] == "note"
+    assert one(findings, "azure")["text"].startswith("no endpoint: ")
+    assert one(findings, "ollama")["text"] == "needs no key (http://127.0.0.1:11434)"
+
+
 def test_every_error_of_the_configuration_is_a_fault(place: Path) -> None:
     status, findings = doctor(place, "[processes]\nworkers = 99\n[limits]\nmax_streams = -1\n")
     assert status == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ringcast import keyring
-from ringcast.config import Config, Key, Provider
+from ringcast.config import Config, Key, Provider, complete
 
 CONFIG = Config(
     {
@@ -38,6 +38,17 @@ def test_only_what_providers_name_is_taken() -> None:
         assert keyring.unpack(fd) == {"A_KEY": "sk-a"}  # the next process needs them too
         assert os.get_inheritable(fd)
     assert keyring.without(CONFIG, environment) == {"PATH": "/bin", "C_KEY": "sk-c"}
+
+
+def test_what_the_tools_of_aws_and_azure_know_is_taken_too() -> None:
+    secrets = {"AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t", "AZURE_OPENAI_API_KEY": "k"}
+    environment = secrets | {"AWS_REGION": "us-east-1"}
+    fd = keyring.pack(complete(Config()), environment)
+    try:
+        assert keyring.unpack(fd) == secrets
+    finally:
+        os.close(fd)
+    assert keyring.without(complete(Config()), environment) == {"AWS_REGION": "us-east-1"}
 
 
 def test_a_value_that_is_no_text_survives() -> None:

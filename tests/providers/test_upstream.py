@@ -16,6 +16,7 @@ from fakes.pipeline import ring
 
 from ringcast.config import Config, Limits, Timeouts
 from ringcast.errors import Code
+from ringcast.providers.credentials import Anonymous
 from ringcast.providers.flow import Flow, Outlet
 from ringcast.providers.transport import Transport
 from ringcast.providers.upstream import Upstream, retry_after_s
@@ -57,7 +58,10 @@ class Bench:
         flow = Flow(1, self.outlet, SseFramer(), limit)
         body = msgspec.json.encode({"model": model, "stream": True})
         request = self._client.build_request("POST", self._url, content=body)
-        return Upstream(flow, self._client, request, config, None, lambda _: self.ended.set())
+        return Upstream(flow, self._client, request, config, Anonymous(), self._over)
+
+    def _over(self, _: Upstream) -> None:
+        self.ended.set()
 
     def ending(self) -> Ending:
         """How the stream ended: its last record."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import zmq
 
 from ringcast.broker import client as broker_client
@@ -65,13 +64,6 @@ def system() -> Iterator[System]:
     sockets = SimpleNamespace(
         Context=lambda *_: None, ZMQError=zmq.ZMQError, ROUTER=zmq.ROUTER, DEALER=zmq.DEALER
     )
-    http = SimpleNamespace(
-        AsyncClient=lambda **_: system.connections(),
-        Timeout=httpx.Timeout,
-        InvalidURL=httpx.InvalidURL,
-        HTTPError=httpx.HTTPError,
-    )
-
     def bind(router: object, path: Path) -> None:
         system.bound(path.name, router)
 
@@ -89,9 +81,7 @@ def system() -> Iterator[System]:
         dispatch: {"time": time},
         provider_process: {
             "asyncio": loops, "time": time, "segment": attached, "zmq": sockets,
-            "Socket": _socket, "make": make, "httpx": http,
-            "ssl": SimpleNamespace(create_default_context=lambda: None),
-            "Transport": lambda *_: None,
+            "Socket": _socket, "make": make, "open_client": lambda _: system.connections(),
             "_gateways": lambda *_: ({"local": system.connections()}, {}),
         },
         upstream: {"asyncio": loops, "time": time},

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from ringcast.config import Provider
+from ringcast.providers.credentials import Anonymous
 from ringcast.providers.request import Call
 from ringcast.providers.transport import BODY
 from ringcast.providers.vendor import AnyRequest
@@ -105,7 +106,8 @@ class Server:
 
     # providers.gateway.Gateway
 
-    key = None
+    credential = Anonymous()
+    config = _LOCAL
 
     def request(self, client: Server, call: Call) -> str:
         """A request is its path."""

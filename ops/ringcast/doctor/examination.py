@@ -18,7 +18,7 @@ from ringcast.config import Config, Provider
 from ringcast.doctor import machine
 from ringcast.doctor.finding import Finding
 from ringcast.errors import ConfigError, NotRunning, RingcastError, RunDirError
-from ringcast.providers import keys
+from ringcast.providers import access
 from ringcast.shm import layout
 from ringcast.shm.segment import DIRECTORY, PREFIX
 
@@ -68,7 +68,8 @@ def _configuration(path: Path | None) -> tuple[list[Finding], Config]:
 
 def _providers(tree: Config) -> Iterator[Finding]:
     for name, provider in tree.providers.items():
-        yield _key(name, provider)
+        finding, provider = _access(name, provider)
+        yield finding
         host = urlsplit(provider.base_url).hostname or ""
         if provider.base_url.startswith("http://") and not _loopback(host):
             text = f"base_url is http:// and {host} is not this machine: keys go unencrypted"
@@ -82,18 +83,26 @@ def _loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _key(name: str, provider: Provider) -> Finding:
-    key = provider.key
+def _access(name: str, provider: Provider) -> tuple[Finding, Provider]:
+    """Return what is found, and the provider with what the machine says of it."""
     try:
-        found = keys.resolve(name, provider, os.environ)
+        located, credential = access.grant(name, provider, os.environ)
     except ConfigError as error:
-        if key is not None and key.env is not None:
-            return Finding("note", name, f"no key: {error}", f"export {key.env}=..., then start")
-        return Finding("warning", name, f"no key: {error}", f"see providers.{name}.key")
-    if key is None or found is None:
-        return Finding("ok", name, f"needs no key ({provider.base_url})")
-    source = key.env or key.file or (key.command or ["the keyring"])[0]
-    return Finding("ok", name, f"key found ({source})")
+        return _missing(name, provider, str(error)), provider
+    if not credential.source:
+        return Finding("ok", name, f"needs no key ({located.base_url})"), located
+    if provider.key is not None:
+        return Finding("ok", name, f"key found ({credential.source})"), located
+    return Finding("ok", name, f"{located.base_url}, by {credential.source}"), located
+
+
+def _missing(name: str, provider: Provider, why: str) -> Finding:
+    key = provider.key
+    if key is not None and key.env is not None:
+        return Finding("note", name, f"no key: {why}", f"export {key.env}=..., then start")
+    if key is None and name in config.FOUND:  # nobody has asked for it
+        return Finding("note", name, why, f"see [providers.{name}] in the README")
+    return Finding("warning", name, f"no key: {why}", f"see providers.{name}.key")
 
 
 def _run_directory(path: Path) -> Finding:
