@@ -249,8 +249,7 @@ class Client:
     async def complete(
         self, model: str, prompt: str, *, window: int = 0, **options: Any
     ) -> ClientStream:
-        """Start a legacy completion; `api` is "completions", or "complete" at Anthropic."""
-        options.setdefault("api", "completions")
+        """Have a text continued, by the first API of the provider that takes a prompt."""
         return await self._open({"model": model, "prompt": prompt, **options}, window)
 
     async def attach(

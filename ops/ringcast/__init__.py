@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ringcast.broker.client import Client, ClientStream, connect
     from ringcast.broker.credit import BackpressureController, BackpressureError
     from ringcast.errors import ConnectionLost, NotRunning, RequestError, RingcastError
+    from ringcast.providers.provider import AnswerError, Provider
+    from ringcast.shm.answer import Answer, joined
     from ringcast.shm.tokens import (
         Citation,
         Delta,
@@ -38,6 +40,8 @@ _HOMES = {
     "ringcast.broker.client": ("Client", "ClientStream", "connect"),
     "ringcast.broker.credit": ("BackpressureController", "BackpressureError"),
     "ringcast.errors": ("ConnectionLost", "NotRunning", "RequestError", "RingcastError"),
+    "ringcast.providers.provider": ("AnswerError", "Provider"),
+    "ringcast.shm.answer": ("Answer", "joined"),
     "ringcast.shm.tokens": (
         "Citation",
         "Delta",
@@ -55,6 +59,8 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Answer",
+    "AnswerError",
     "BackpressureController",
     "BackpressureError",
     "Citation",
@@ -66,6 +72,7 @@ __all__ = [
     "Error",
     "FunctionCall",
     "NotRunning",
+    "Provider",
     "Reasoning",
     "Refusal",
     "RequestError",
@@ -76,6 +83,7 @@ __all__ = [
     "Usage",
     "__version__",
     "connect",
+    "joined",
 ]
 
 

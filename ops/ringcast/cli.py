@@ -20,11 +20,12 @@ APIS: Final = {
     "groq": "chat",
     "perplexity": "chat",
     "deepseek": "chat",
-    "ollama": "chat",
+    "ollama": "native",
     "openai-compatible": "chat",
     "anthropic": "messages",
     "gemini": "generate",
     "vertex": "generate",
+    "bedrock": "converse",
 }
 
 
@@ -263,7 +264,7 @@ def cancel(run_dir: Path | None, stream: str) -> None:
     type=click.Choice(
         [
             *("chat", "completions", "responses", "messages", "complete"),
-            *("generate", "interactions"),
+            *("generate", "interactions", "converse", "invoke", "native"),
         ]
     ),
     help="The provider's API; its main one by default.",
@@ -271,6 +272,7 @@ def cancel(run_dir: Path | None, stream: str) -> None:
 @click.option("--cut", type=click.IntRange(min=1), help="Feed N bytes at a time.")
 @click.option("--cut-seed", type=int, help="Feed pieces of random sizes, by this seed.")
 @click.option("--status", "http_status", type=int, default=200, help="The body's HTTP status.")
+@click.option("--compat", type=click.Choice(["roo"]), help="Show what this client would show.")
 @click.option("--summary", is_flag=True, help="Print one object for the whole stream.")
 @click.argument("file", type=click.File("rb"))
 def decode(
@@ -279,6 +281,7 @@ def decode(
     cut: int | None,
     cut_seed: int | None,
     http_status: int,
+    compat: str | None,
     summary: bool,
     file: IO[bytes],
 ) -> None:
@@ -287,7 +290,15 @@ def decode(
     from ringcast.providers.wire.summary import summarize
     from ringcast.shm.tokens import describe
 
-    tokens = offline.decode(api or APIS[provider], file.read(), cut, cut_seed, http_status)
+    tokens = offline.decode(
+        api or APIS[provider],
+        file.read(),
+        cut,
+        cut_seed,
+        http_status,
+        kind=provider,
+        compat=compat or "",
+    )
     if summary:
         _print_json(summarize(tokens))
     else:
@@ -321,7 +332,19 @@ def demo(corpus: Path | None, pace: float | None, as_json: bool) -> None:
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument(
     "what",
-    type=click.Choice(["ring", "parse", "transport", "e2e", "reliability", "fanout", "crowd"]),
+    type=click.Choice(
+        [
+            "ring",
+            "parse",
+            "transport",
+            "dispatch",
+            "footprint",
+            "e2e",
+            "reliability",
+            "fanout",
+            "crowd",
+        ]
+    ),
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(what: str, arguments: tuple[str, ...]) -> None:

@@ -280,7 +280,7 @@ async def test_z11_a_flood_is_cut_off_and_nobody_else_waits(running: Daemon) -> 
         with closing(Peer(running).hello()) as flooder:
             for _ in range(1_000_000):
                 flooder.socket.send(ping)
-            name, handle, code, text, detail = flooder.answer()
+            name, handle, code, text, detail, _ = flooder.answer()
             over.set()
             looking.join()
         assert (name, handle, code) == ("error", -1, "flood")

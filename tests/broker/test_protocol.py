@@ -72,7 +72,7 @@ def test_frames_of_the_future(peer: Peer) -> None:
     """More fields than we know are ignored; types that we do not know are answered."""
     assert peer.ask("hello", 1, "a-peer", 1, "more", {"fields": 1})[0] == "welcome"
     assert peer.ask("ping", 5, "more") == ["pong", 5]
-    name, handle, code, message, _ = peer.ask("resume-all", 1)
+    name, handle, code, message, *_ = peer.ask("resume-all", 1)
     assert (name, handle, code) == ("error", -1, "unknown_type")
     assert "'resume-all'" in message
     assert peer.ask("ping", 6) == ["pong", 6]
@@ -109,7 +109,7 @@ def test_hello_first(peer: Peer) -> None:
 def test_garbage(peer: Peer, garbage: bytes) -> None:
     peer.hello()
     peer.socket.send(garbage)
-    name, handle, code, message, _ = peer.answer()
+    name, handle, code, message, *_ = peer.answer()
     assert (name, handle, code) == ("error", -1, "bad_message")
     assert message
     assert message.isprintable()
@@ -174,7 +174,7 @@ def test_limits_of_clients_and_streams(running: Daemon) -> None:
     first = peers[0]
     streams = [first.ask("open", n, chat("up/numbered;delay_s=60")) for n in range(2)]
     assert [answer[0] for answer in streams] == ["opened", "opened"]
-    name, handle, code, message, _ = first.ask("open", 9, chat("up/x"))
+    name, handle, code, message, *_ = first.ask("open", 9, chat("up/x"))
     assert (name, handle, code) == ("error", 9, "too_many_streams")
     assert "limits.max_streams" in message
     for answer in streams:

@@ -1,0 +1,212 @@
+"""A provider in this process, without a daemon: nine methods over one configured upstream.
+
+async with Provider("openai") as openai:
+    answer = await openai.chat("gpt-4o", [{"role": "user", "content": "hi"}])
+    async for token in openai.chat_stream("gpt-4o", answer.message() …):
+        ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import msgspec
+
+from ringcast import config as settings
+from ringcast.config import Config
+from ringcast.errors import Code, ConfigError, RingcastError
+from ringcast.providers import credentials, inquiry, request
+from ringcast.providers.gateway import Gateway, open_gateway
+from ringcast.providers.inquiry import Count, Health
+from ringcast.providers.request import Json
+from ringcast.providers.transport import open_client
+from ringcast.providers.upstream import (
+    compressed,
+    connection_ending,
+    encoding_of,
+    head_of,
+    refusal,
+)
+from ringcast.providers.vendor import AnyRequest, Capabilities, Model
+from ringcast.providers.wire.body import Ending, open_body
+from ringcast.providers.wire.framing import Framer, framer
+from ringcast.providers.wire.sse import WireError
+from ringcast.shm.answer import Answer, joined
+from ringcast.shm.tokens import StreamToken
+
+
+class AnswerError(RingcastError):
+    """The provider did not answer well; `answer` has the error and what was said before it."""
+
+    def __init__(self, answer: Answer) -> None:
+        assert answer.error is not None
+        super().__init__(f"{answer.error.code}: {answer.error.message}")
+        self.code = answer.error.code
+        self.answer = answer
+
+
+class Provider:
+    """One upstream by its name in the configuration, or of a kind of that name. Enter it first."""
+
+    def __init__(
+        self,
+        name: str,
+        config: settings.Provider | None = None,
+        *,
+        key: str | None = None,
+        rest: Config | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """`config` is a provider's section, `rest` the tree with limits and clocks.
+
+        `key` overrules what the section says of one. Raises `ConfigError` for a name that is not
+        configured, and naming what was looked at where a key is missing.
+        """
+        tree = rest or Config()
+        if config is not None:
+            tree = msgspec.structs.replace(tree, providers=tree.providers | {name: config})
+        environment = os.environ if environment is None else environment
+        self._config = settings.complete(tree)
+        known = self._config.providers
+        if name not in known:
+            raise ConfigError(f"no provider {name!r}; known are {', '.join(sorted(known))}")
+        self._name = name
+        self._gateway: Gateway = open_gateway(name, known[name], environment, key)
+
+    async def __aenter__(self) -> Self:
+        """Be ready to connect."""
+        self._client = open_client(self._config)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+    @property
+    def name(self) -> str:
+        """What it is called in the configuration."""
+        return self._name
+
+    async def health_check(self) -> Health:
+        """Return whether it answers and takes our key."""
+        return await inquiry.health(self._client, self._gateway, self._config)
+
+    async def list_models(self) -> list[Model]:
+        """Return its models. Raises `RequestError`."""
+        return await inquiry.models(self._client, self._gateway, self._config)
+
+    async def count_tokens(
+        self,
+        model: str,
+        messages: list[Json] | None = None,
+        *,
+        prompt: str | None = None,
+        **options: Any,
+    ) -> Count:
+        """Return how many tokens a request has. Raises `RequestError`."""
+        asked = request.of(model=model, messages=messages, prompt=prompt, **options)
+        return await inquiry.count(self._client, self._gateway, self._config, model, asked)
+
+    def capabilities(self, model: str = "") -> Capabilities:
+        """Return what can be asked for, of a certain model as far as its name tells."""
+        return self._gateway.vendor.capabilities(model)
+
+    async def chat(self, model: str, messages: list[Json], **options: Any) -> Answer:
+        """Return the next message of a conversation, sent in one piece.
+
+        `options` are the request's other fields. Raises `RequestError` for what cannot be asked,
+        `AnswerError` if the provider fails.
+        """
+        return await self._answer(request.of(model=model, messages=messages, **options))
+
+    def chat_stream(
+        self, model: str, messages: list[Json], **options: Any
+    ) -> AsyncIterator[StreamToken]:
+        """Yield the next message's tokens; the last is `Done` or `Error`. Raises `RequestError`."""
+        return self._tokens(request.of(model=model, messages=messages, **options))
+
+    async def complete(self, model: str, prompt: str, **options: Any) -> Answer:
+        """Return the continuation of a text; see `chat`."""
+        return await self._answer(request.of(model=model, prompt=prompt, **options))
+
+    def complete_stream(
+        self, model: str, prompt: str, **options: Any
+    ) -> AsyncIterator[StreamToken]:
+        """Yield the continuation's tokens; see `chat_stream`."""
+        return self._tokens(request.of(model=model, prompt=prompt, **options))
+
+    async def _answer(self, asked: AnyRequest) -> Answer:
+        whole = msgspec.structs.replace(asked, stream=False)
+        answer = joined([token async for token in self._tokens(whole)])
+        if answer.error is not None:
+            raise AnswerError(answer)
+        return answer
+
+    async def _tokens(self, asked: AnyRequest) -> AsyncIterator[StreamToken]:
+        limits, gateway = self._config.limits, self._gateway
+        api, call = gateway.shape(asked.model, asked)
+        body = open_body(
+            api,
+            max_line_bytes=limits.max_line_bytes,
+            max_event_bytes=limits.max_event_bytes,
+            kind=gateway.config.kind,
+            compat=asked.compat or "",
+        )
+        cut = framer(
+            api, max_line_bytes=limits.max_line_bytes, max_event_bytes=limits.max_event_bytes
+        )
+        try:
+            outgoing = gateway.request(self._client, call)
+            response = await credentials.send(self._client, outgoing, gateway.credential)
+            if response.status_code != 200:
+                ending = await refusal(response, gateway.credential, self._config)
+            elif (encoding := encoding_of(response)) != "identity":
+                await response.aclose()
+                ending = Ending("failed", Code.BAD_ENCODING, compressed(encoding))
+            else:
+                ending = head_of(response)
+                async with aclosing(self._blocks(response, cut)) as blocks:
+                    async for block in blocks:
+                        for token in body.feed(block):
+                            yield token
+                        if body.finished:
+                            return
+                for token in body.tail(cut.rest()):
+                    yield token
+        except WireError as error:
+            for token in body.feed(error.block):
+                yield token
+            ending = Ending("failed", error.code, str(error))
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            ending = connection_ending(error, self._config.timeouts)
+        for token in body.end(ending):
+            yield token
+
+    async def _blocks(self, response: httpx.Response, cut: Framer) -> AsyncGenerator[bytes, None]:
+        """Yield whole events as they come, and close the response."""
+        idle_s = self._config.timeouts.idle_s
+        try:
+            chunks = response.aiter_raw()
+            while True:
+                try:
+                    chunk = await asyncio.wait_for(anext(chunks), idle_s or None)
+                except StopAsyncIteration:
+                    return
+                except TimeoutError:
+                    text = f"nothing came for {idle_s:g} s (timeouts.idle_s)"
+                    raise WireError(Code.IDLE_TIMEOUT, text) from None
+                if block := cut.feed(chunk):
+                    yield block
+        finally:
+            await response.aclose()
