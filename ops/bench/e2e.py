@@ -138,13 +138,14 @@ def daemon(port: int, settings: str = "") -> Iterator[Path]:
         arguments += ["--run-dir", str(run_dir), "--config", str(directory / "config.toml")]
         with subprocess.Popen(arguments, env=os.environ | {"RINGCAST_BENCH_KEY": "none"}) as child:
             try:
-                _await_daemon(run_dir, child)
+                await_daemon(run_dir, child)
                 yield run_dir
             finally:
                 child.terminate()
 
 
-def _await_daemon(run_dir: Path, child: subprocess.Popen[bytes]) -> None:
+def await_daemon(run_dir: Path, child: subprocess.Popen[bytes]) -> None:
+    """Wait until a daemon is ready. Raises RuntimeError if it does not become so."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and child.poll() is None:
         state = rundir.read(run_dir)
