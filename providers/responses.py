@@ -207,6 +207,8 @@ def _call(call: _Call) -> Json:
 
 
 def _tool(tool: Json) -> Json:
+    if tool.get("type") == "custom" and "custom" in tool:
+        return _free_tool(typed(tool["custom"], Json, "tools[].custom"))
     if "function" not in tool:  # the provider's own, or already flat
         return unmarked(tool)
     offered = offered_tool(tool)
@@ -217,6 +219,14 @@ def _tool(tool: Json) -> Json:
         parameters=offered.parameters or {"type": "object", "properties": {}},
         strict=bool(offered.strict),  # left out it would be true, in chat it would be false
     )
+
+
+def _free_tool(said: Json) -> Json:
+    """Return a tool that takes free text; its grammar is flat as well."""
+    wanted = said.get("format")
+    if isinstance(wanted, dict) and isinstance(wanted.get("grammar"), dict):
+        said = said | {"format": {"type": "grammar", **wanted["grammar"]}}
+    return {"type": "custom", **said}
 
 
 def _tool_choice(choice: Json | str | None) -> Json | str | None:
