@@ -126,7 +126,8 @@ class ClientStream:
 
     async def answer(self) -> Answer:
         """Read to the end, and return all tokens from here on as one answer."""
-        return joined([token async for batch in self.batches() for token in batch])
+        tokens = [token async for batch in self.batches() for token in batch]
+        return joined(tokens, f"{self.provider}/{self.model}")
 
     async def cancel(self) -> None:
         """End the stream for everybody; its last token will be `Error(cancelled)`."""

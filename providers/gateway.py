@@ -94,7 +94,20 @@ class Gateway(msgspec.Struct, frozen=True):
 
         Raises `RequestError` (bad_request) naming a field that the provider cannot be told.
         """
-        return self.vendor.api(request), self.vendor.generate(model, request)
+        try:
+            return self.vendor.api(request), self.vendor.generate(model, request)
+        except RecursionError:
+            raise refuse("request", "is nested too deeply") from None
+
+    def count(self, model: str, request: AnyRequest) -> Call | None:
+        """Return the call that counts a request's tokens; None where nothing does.
+
+        Raises `RequestError` (bad_request), as `shape` does.
+        """
+        try:
+            return self.vendor.count(model, request)
+        except RecursionError:
+            raise refuse("request", "is nested too deeply") from None
 
     def reattach(self, api: str, cursor: Cursor) -> Call:
         """Return the call that goes on with an answer behind `cursor`."""

@@ -67,7 +67,7 @@ async def count(
     client: httpx.AsyncClient, gateway: Gateway, config: Config, model: str, request: AnyRequest
 ) -> Count:
     """Return a request's tokens, by the provider where it counts. Raises `RequestError`."""
-    call = gateway.vendor.count(model, request)
+    call = gateway.count(model, request)
     if call is None:
         return Count(estimate(request), "estimate")
     try:
@@ -142,6 +142,7 @@ def _refused(ending: Ending) -> RequestError:
         ending.body,
         content_type=ending.content_type,
         retry_after_s=ending.retry_after_s,
+        type=ending.fault,
     )
     detail = {"status": error.status, "retry_after_s": error.retry_after_s}
     return RequestError(error.code, error.message, retryable=error.retryable, **detail)

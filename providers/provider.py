@@ -115,7 +115,7 @@ class Provider:
         **options: Any,
     ) -> Count:
         """Return how many tokens a request has. Raises `RequestError`."""
-        asked = request.of(model=model, messages=messages, prompt=prompt, **options)
+        asked = self._asked(model, messages=messages, prompt=prompt, **options)
         return await inquiry.count(self._client, self._gateway, self._config, model, asked)
 
     def capabilities(self, model: str = "") -> Capabilities:
@@ -128,34 +128,37 @@ class Provider:
         `options` are the request's other fields. Raises `RequestError` for what cannot be asked,
         `AnswerError` if the provider fails.
         """
-        return await self._answer(request.of(model=model, messages=messages, **options))
+        return await self._answer(model, self._asked(model, messages=messages, **options))
 
     def chat_stream(
         self, model: str, messages: list[Json], **options: Any
     ) -> AsyncIterator[StreamToken]:
         """Yield the next message's tokens; the last is `Done` or `Error`. Raises `RequestError`."""
-        return self._tokens(request.of(model=model, messages=messages, **options))
+        return self._tokens(model, self._asked(model, messages=messages, **options))
 
     async def complete(self, model: str, prompt: str, **options: Any) -> Answer:
         """Return the continuation of a text; see `chat`."""
-        return await self._answer(request.of(model=model, prompt=prompt, **options))
+        return await self._answer(model, self._asked(model, prompt=prompt, **options))
 
     def complete_stream(
         self, model: str, prompt: str, **options: Any
     ) -> AsyncIterator[StreamToken]:
         """Yield the continuation's tokens; see `chat_stream`."""
-        return self._tokens(request.of(model=model, prompt=prompt, **options))
+        return self._tokens(model, self._asked(model, prompt=prompt, **options))
 
-    async def _answer(self, asked: AnyRequest) -> Answer:
+    def _asked(self, model: str, **fields: Any) -> AnyRequest:
+        return request.of(model=f"{self._name}/{model}", **fields)
+
+    async def _answer(self, model: str, asked: AnyRequest) -> Answer:
         whole = msgspec.structs.replace(asked, stream=False)
-        answer = joined([token async for token in self._tokens(whole)])
+        answer = joined([token async for token in self._tokens(model, whole)], asked.model)
         if answer.error is not None:
             raise AnswerError(answer)
         return answer
 
-    async def _tokens(self, asked: AnyRequest) -> AsyncIterator[StreamToken]:
+    async def _tokens(self, model: str, asked: AnyRequest) -> AsyncIterator[StreamToken]:
         limits, gateway = self._config.limits, self._gateway
-        api, call = gateway.shape(asked.model, asked)
+        api, call = gateway.shape(model, asked)
         body = open_body(
             api,
             max_line_bytes=limits.max_line_bytes,

@@ -224,6 +224,8 @@ async def refusal(response: httpx.Response, credential: Credential, config: Conf
         head,
         kind="http",
         retry_after_s=retry_after_s(response.headers),
+        # ValidationException:http://internal.amazon.com/coral/...
+        fault=response.headers.get("x-amzn-errortype", "").partition(":")[0][:LONGEST_TYPE],
         body=credential.mask(bytes(content))[:limit],
     )
 

@@ -61,7 +61,10 @@ class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """All choices (almost always one) and how it ended: `error` is None if it ended well."""
+    """All choices (almost always one) and how it ended: `error` is None if it ended well.
+
+    `model` is the provider's word for who answered, `asked` the PROVIDER/model that was asked.
+    """
 
     choices: list[Choice]
     finish_reason: FinishReason = "other"
@@ -71,6 +74,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     id: str | None = None
     model: str | None = None
     error: Error | None = None
+    asked: str | None = None
 
     @property
     def text(self) -> str:
@@ -88,12 +92,16 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.choices[0].tool_calls
 
     def message(self) -> dict[str, Any]:
-        """Return the first choice as a message in the chat form."""
-        return self.choices[0].message()
+        """Return the first choice as a message in the chat form, with who it is from."""
+        message = self.choices[0].message()
+        return message | {"model": self.asked} if self.asked and "reasoning" in message else message
 
 
-def joined(tokens: Iterable[StreamToken]) -> Answer:
-    """Join a stream's tokens. What has no terminal token is an answer that is cut off."""
+def joined(tokens: Iterable[StreamToken], asked: str | None = None) -> Answer:
+    """Join a stream's tokens. What has no terminal token is an answer that is cut off.
+
+    `asked` is the PROVIDER/model: the proof of a thought is of use to who made it only.
+    """
     drafts: dict[int, _Draft] = {0: _Draft()}
     end: StreamToken | None = None
     usage: Usage | None = None
@@ -113,13 +121,19 @@ def joined(tokens: Iterable[StreamToken]) -> Answer:
     if isinstance(end, Done):
         return Answer(
             choices, end.finish_reason, end.provider_reason, end.usage, end.summary, end.id,
-            end.model,
+            end.model, asked=asked,
         )  # fmt: skip
     if isinstance(end, Error):
         return Answer(
-            choices, "error", end.provider_reason, end.usage or usage, end.summary, error=end
+            choices,
+            "error",
+            end.provider_reason,
+            end.usage or usage,
+            end.summary,
+            error=end,
+            asked=asked,
         )
-    return Answer(choices, usage=usage)
+    return Answer(choices, usage=usage, asked=asked)
 
 
 class _Draft:
@@ -185,5 +199,5 @@ def _chat_form(call: Called) -> dict[str, Any]:
 
 def _carried(block: Reasoning) -> dict[str, Any]:
     """What a provider needs back of a block of thoughts."""
-    fields = ("content", "signature", "encrypted", "detail")
+    fields = ("content", "block", "signature", "encrypted", "detail")
     return {name: value for name in fields if (value := getattr(block, name)) is not None}

@@ -82,6 +82,20 @@ async def test_a_whole_answer() -> None:
 
 
 @in_loop
+async def test_thoughts_go_back_to_who_thought_them() -> None:
+    thought = {"type": "thinking", "thinking": "Hm.", "signature": "s"}
+    body = {"type": "message", "content": [thought, {"type": "text", "text": "Hi."}]}
+    replies = {"POST /v1/messages": Reply(body | {"stop_reason": "end_turn"})}
+    async with resting(PORT, replies) as rest, provider("anthropic") as up:
+        answer = await up.chat("claude", HI)
+        await up.chat("claude", [*HI, answer.message(), *HI])
+        await up.chat("claude", [*HI, answer.message() | {"model": "other/claude"}, *HI])
+    sent = [body["messages"][1]["content"] for _, _, body in rest.seen[1:]]
+    assert sent[0] == [thought, {"type": "text", "text": "Hi."}]
+    assert sent[1] == "Hi."
+
+
+@in_loop
 async def test_a_completion() -> None:
     choice = {"index": 0, "text": " home", "finish_reason": "length"}
     replies = {"POST /v1/completions": Reply({"choices": [choice]})}

@@ -133,15 +133,22 @@ def aws_error(name: str, payload: Any) -> Error:
 
 
 def http_error(
-    status: int, body: bytes, *, content_type: str = "", retry_after_s: float | None = None
+    status: int,
+    body: bytes,
+    *,
+    content_type: str = "",
+    retry_after_s: float | None = None,
+    type: str = "",
 ) -> Error:
     """The token for an HTTP answer that is no stream; never an exception.
 
     `body` may be cut, empty, HTML, or JSON of any shape. 429 is `billing`, and not retryable,
-    when the quota is used up for good. `retry_after_s` is what a header said; if none did, Google
-    may say it in the body.
+    when the quota is used up for good. `retry_after_s` and `type` are what headers said; if none
+    did, Google and most others may say it in the body.
     """
     said = fault(parsed(body))
+    if said.type is None:
+        said = msgspec.structs.replace(said, type=_word(type))
     code = _classified(status, said)
     return Error(
         code=code,

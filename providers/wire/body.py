@@ -80,7 +80,7 @@ class Ending(msgspec.Struct, frozen=True, array_like=True):
     """How a body ended, as the side that reads it saw it.
 
     `eof`: it ended by itself. `reset`: the connection broke. `http`: the answer was no 200, and
-    `body` is its beginning. `failed`, `cancelled`: for the reason in `code` and `message`.
+    `body` is its beginning and `fault` what a header calls it. `failed`, `cancelled`: for the reason in `code` and `message`.
     """
 
     kind: Literal["eof", "reset", "http", "failed", "cancelled"] = "eof"
@@ -90,6 +90,7 @@ class Ending(msgspec.Struct, frozen=True, array_like=True):
     content_type: str = ""
     retry_after_s: float | None = None
     body: bytes = b""
+    fault: str = ""
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -257,6 +258,7 @@ class Body:
                     ending.body,
                     content_type=ending.content_type,
                     retry_after_s=ending.retry_after_s,
+                    type=ending.fault,
                 )
             )
         return self._dialect.close(_interrupted(ending))

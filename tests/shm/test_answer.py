@@ -39,7 +39,7 @@ def test_an_answer_of_every_kind_of_token() -> None:
         ToolCall(0, arguments="1}"),
         Done("tool_calls", "tool_use", USAGE, Summary(9), "msg_1", "claude"),
     ]
-    answer = joined(tokens)
+    answer = joined(tokens, "anthropic/claude")
     thoughts = [
         Reasoning("Let me see.", signature="sig"),
         Reasoning("", block=1, encrypted="xyz"),
@@ -53,6 +53,7 @@ def test_an_answer_of_every_kind_of_token() -> None:
         Summary(9),
         "msg_1",
         "claude",
+        asked="anthropic/claude",
     )
     assert (answer.text, answer.reasoning, answer.tool_calls) == (
         "Hello there",
@@ -61,14 +62,15 @@ def test_an_answer_of_every_kind_of_token() -> None:
     )
     assert answer.message() == {
         "role": "assistant",
+        "model": "anthropic/claude",
         "content": "Hello there",
         "tool_calls": [
             {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}},
             {"id": "c2", "type": "function", "function": {"name": "g", "arguments": ""}},
         ],
         "reasoning": [
-            {"content": "Let me see.", "signature": "sig"},
-            {"content": "", "encrypted": "xyz"},
+            {"content": "Let me see.", "block": 0, "signature": "sig"},
+            {"content": "", "block": 1, "encrypted": "xyz"},
         ],
     }
 
