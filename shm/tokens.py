@@ -35,11 +35,16 @@ class Logprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="delta"):
-    """Visible text of any choice; `logprob` has one entry for each model token it covers."""
+    """Visible text of any choice; `logprob` has one entry for each model token it covers.
+
+    So has `token_ids` where a server was asked for ids; the prompt's come with the first.
+    """
 
     content: str
     index: int = 0
     logprob: list[Logprob] | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 class Reasoning(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="reasoning"):

@@ -30,6 +30,7 @@ class PlainChoice(msgspec.Struct, gc=False):
     index: Literal[0] = 0
     finish_reason: None = None
     logprobs: None = None
+    token_ids: None = None
 
 
 class PlainText(msgspec.Struct, gc=False):
@@ -37,6 +38,8 @@ class PlainText(msgspec.Struct, gc=False):
     index: Literal[0] = 0
     finish_reason: None = None
     logprobs: None = None
+    token_ids: None = None
+    prompt_token_ids: None = None
 
 
 class PlainChunk(msgspec.Struct, gc=False):
@@ -49,6 +52,7 @@ class PlainChunk(msgspec.Struct, gc=False):
     search_results: None = None
     citations: None = None
     base_resp: None = None
+    prompt_token_ids: None = None
 
 
 class PlainCompletion(msgspec.Struct, gc=False):
@@ -86,6 +90,8 @@ class Choice(msgspec.Struct, gc=False):
     index: Any = None
     finish_reason: Any = None
     logprobs: Any = None
+    token_ids: Any = None
+    prompt_token_ids: Any = None
 
 
 class Chunk(msgspec.Struct, gc=False):
@@ -102,6 +108,7 @@ class Chunk(msgspec.Struct, gc=False):
     search_results: Any = None
     citations: Any = None
     base_resp: Any = None
+    prompt_token_ids: Any = None
 
 
 def chunks(decoder: msgspec.json.Decoder[T], body: bytes) -> list[T] | None:

@@ -34,9 +34,10 @@ from ringcast.providers.wire.sse import SseEvent, WireError
 from ringcast.providers.wire.template import Learner
 from ringcast.providers.wire.tool_calls import ToolCalls
 from ringcast.providers.wire.usage import openai_usage
-from ringcast.shm.tokens import Done, FunctionCall, Logprob, Refusal, StreamToken, Text
+from ringcast.shm.tokens import Delta, Done, FunctionCall, Logprob, Refusal, StreamToken, Text
 
 MAX_CHOICES: Final = 128
+MAX_TOKEN_ID: Final = 1 << 32
 
 _START: Final = b"data: "
 _END: Final = b"\n\n"
@@ -136,6 +137,10 @@ class Chat(Dialect[_Memory]):
             self._introduce(chunk)
         if len(choices) > MAX_CHOICES:
             raise bad_event(f"more than {MAX_CHOICES} choices", "")
+        if (
+            choices and chunk.prompt_token_ids is not None
+        ):  # vLLM's chat has them beside its choices
+            choices[0].prompt_token_ids = chunk.prompt_token_ids
         for number, choice in enumerate(choices):
             self._choice(choice, self._index(choice.index, number), tokens)
         usage = chunk.usage
@@ -169,7 +174,7 @@ class Chat(Dialect[_Memory]):
 
     def _choice(self, choice: Choice, index: int, tokens: list[StreamToken]) -> None:
         if choice.delta is not None:
-            self._delta(choice.delta, choice.logprobs, index, tokens)
+            self._delta(choice.delta, choice, index, tokens)
         self._finish(choice.finish_reason, index)
 
     def _finish(self, reason: Any, index: int) -> None:
@@ -178,13 +183,15 @@ class Chat(Dialect[_Memory]):
             self.changed = True
 
     def _delta(
-        self, delta: ChoiceDelta, logprobs: Any, index: int, tokens: list[StreamToken]
+        self, delta: ChoiceDelta, choice: Choice, index: int, tokens: list[StreamToken]
     ) -> None:
+        logprobs = choice.logprobs
         if delta.reasoning_content or delta.reasoning or delta.reasoning_details:
             self._reasoning(delta, index, tokens)
-        if delta.content or logprobs:
+        if delta.content or logprobs or choice.token_ids or choice.prompt_token_ids:
             scores = self._scores(logprobs, "content")
-            self._content(_content_text(delta.content), index, scores, tokens)
+            text = _content_text(delta.content)
+            self._identified(text, choice, index, scores, tokens)
         if delta.refusal:
             refusal = self._joined("refusal", _content_text(delta.refusal), index)
             scores = self._scores(logprobs, "refusal")
@@ -206,6 +213,32 @@ class Chat(Dialect[_Memory]):
                 tokens.append(part)
             elif content or part.signature or part.encrypted:
                 tokens.append(msgspec.structs.replace(part, content=content))
+
+    def _identified(
+        self,
+        text: Any,
+        choice: Choice,
+        index: int,
+        scores: list[Logprob] | None,
+        tokens: list[StreamToken],
+    ) -> None:
+        """A piece of visible text, with the ids of its tokens if they were asked for."""
+        ids, prompt = self._ids(choice.token_ids), self._ids(choice.prompt_token_ids)
+        if ids or prompt:
+            content = self._joined("text", text, index)
+            tokens.append(Delta(content, index, scores, ids, prompt))
+        else:
+            self._content(text, index, scores, tokens)
+
+    def _ids(self, said: Any) -> list[int] | None:
+        """The ids of tokens, none for what is no list of them."""
+        if said is None:
+            return None
+        sound = isinstance(said, list) and all(
+            type(one) is int and 0 <= one < MAX_TOKEN_ID for one in said
+        )
+        self.oddities += not sound
+        return said if sound and said else None
 
     def _scores(self, logprobs: Any, part: str) -> list[Logprob] | None:
         entries = logprobs.get(part) if isinstance(logprobs, dict) else None
@@ -245,7 +278,7 @@ class Completions(Chat):
     def _choice(self, choice: Choice, index: int, tokens: list[StreamToken]) -> None:
         scores = legacy_logprobs(choice.logprobs)
         self.oddities += scores is None and choice.logprobs is not None
-        self._content(choice.text, index, scores or None, tokens)
+        self._identified(choice.text, choice, index, scores or None, tokens)
         self._finish(choice.finish_reason, index)
 
 

@@ -110,6 +110,33 @@ def test_unreadable_logprobs_are_dropped_and_counted(entries: Any) -> None:
     assert body.oddities == 1
 
 
+def test_ids_of_tokens_where_they_were_asked_for() -> None:
+    first = {"prompt_token_ids": [1, 2]} | choice(delta={"role": "assistant"}, token_ids=None)
+    pieces = [
+        choice(index=0, delta={"content": "Hel"}, token_ids=[5]),
+        choice(index=0, delta={"content": "lo"}, token_ids=[6, 200_000]),
+        choice(index=0, delta={"reasoning": "hm"}, token_ids=[7]),
+        choice(index=0, delta={"content": "!"}, token_ids=[]),
+    ]
+    assert tokens(first, *pieces, STOP)[:-1] == [
+        Delta("", prompt_token_ids=[1, 2]),
+        Delta("Hel", token_ids=[5]),
+        Delta("lo", token_ids=[6, 200_000]),
+        Reasoning("hm"),
+        Delta("", token_ids=[7]),
+        Text("!"),
+    ]
+    legacy = choice(index=0, text="a", token_ids=[8], prompt_token_ids=[1])
+    assert tokens(legacy, api="completions")[0] == Delta("a", 0, None, [8], [1])
+
+
+@pytest.mark.parametrize("ids", [5, "x", [None], [-1], [2**32], [1.5], [True], {"a": 1}])
+def test_ids_that_are_none_are_dropped_and_counted(ids: Any) -> None:
+    body = open_body("chat")
+    assert body.feed(stream(choice(index=0, delta={"content": "a"}, token_ids=ids))) == [Text("a")]
+    assert body.oddities == 1
+
+
 def test_refusal_function_call_and_annotation() -> None:
     about = {"url": "https://a", "title": "t", "start_index": 1, "end_index": 2}
     annotation = {"type": "url_citation", "url_citation": about}
