@@ -296,6 +296,12 @@ class Client:
         """Return whether a provider is well, or each of them; see `protocol.Health`."""
         return await self._ask(protocol.Health(self._next_number(), provider), PROVIDER_S)
 
+    async def capabilities(self, model: str) -> dict[str, Any]:
+        """Return what a provider can be asked for, by its name or for one "PROVIDER/model"."""
+        provider, _, name = model.partition("/")
+        question = protocol.Capabilities(self._next_number(), provider, name)
+        return await self._ask(question, ANSWER_S)
+
     async def status(self) -> dict[str, Any]:
         """Return what the daemon does: clients, streams, counters of every process."""
         return await self._ask(protocol.Status(self._next_number()), ANSWER_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 import zmq
@@ -126,7 +126,7 @@ class Desk:
                 self._send(client.route, protocol.encode(protocol.Pong(nonce)))
             case protocol.Bye():
                 self.lose(client.route)
-            case protocol.Models() | protocol.Count() | protocol.Health():
+            case protocol.Models() | protocol.Count() | protocol.Health() | protocol.Capabilities():
                 self._inquiries.ask(client.route, frame.request, self._question(frame))
             case protocol.Status(request):
                 result = protocol.Result(request, self._status(self._daemon))
@@ -137,11 +137,14 @@ class Desk:
         if isinstance(frame, protocol.Count):
             provider, model = self._resolve(frame.asked)
             return commands.Ask(0, "count", provider, model, frame.asked)
+        if isinstance(frame, protocol.Capabilities):
+            self._check_known(frame.provider)
+            return commands.Ask(0, "capabilities", frame.provider, frame.model[:MAX_MODEL])
         if frame.provider:
             self._check_known(frame.provider)
-        return commands.Ask(
-            0, "models" if isinstance(frame, protocol.Models) else "health", frame.provider
-        )
+        what: Literal["models", "health"]
+        what = "models" if isinstance(frame, protocol.Models) else "health"
+        return commands.Ask(0, what, frame.provider)
 
     def on_answer(self, answer: commands.Answer) -> None:
         """A provider process has answered a question."""

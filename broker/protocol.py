@@ -137,6 +137,17 @@ class Health(Frame, frozen=True, tag="health"):
     provider: str = ""
 
 
+class Capabilities(Frame, frozen=True, tag="capabilities"):
+    """Ask what a provider's APIs can be asked for; of a certain `model` as far as its name tells.
+
+    Answered by RESULT: {"apis", "tools", "images", ...}, without asking the provider.
+    """
+
+    request: int
+    provider: str
+    model: str = ""
+
+
 class Ping(Frame, frozen=True, tag="ping"):
     """Say that the client lives, at least every `heartbeat_s`; answered by PONG."""
 
@@ -175,7 +186,7 @@ class Tokens(Frame, frozen=True, tag="tokens"):
 
 
 class Result(Frame, frozen=True, tag="result"):
-    """Answer to a question (STATUS, MODELS, COUNT, HEALTH)."""
+    """Answer to a question (STATUS, MODELS, COUNT, HEALTH, CAPABILITIES)."""
 
     request: int
     data: Any
@@ -203,7 +214,7 @@ class Pong(Frame, frozen=True, tag="pong"):
     nonce: int = 0
 
 
-Question: TypeAlias = Models | Count | Health
+Question: TypeAlias = Models | Count | Health | Capabilities
 ClientFrame: TypeAlias = (
     Hello | Open | Attach | Credit | Cancel | Detach | Status | Question | Ping | Bye
 )

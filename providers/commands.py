@@ -93,11 +93,12 @@ class Recall(Command, frozen=True, tag="recall"):
 class Ask(Command, frozen=True, tag="ask"):
     """Ask a provider something short, or all of them if `provider` is empty.
 
-    `request` is what is to be counted. Answer: ANSWER with the same `number`.
+    `request` is what is to be counted, `model` of which the capabilities are asked.
+    Answer: ANSWER with the same `number`.
     """
 
     number: int
-    what: Literal["models", "count", "health"]
+    what: Literal["models", "count", "health", "capabilities"]
     provider: str
     model: str = ""
     request: msgspec.Raw = NOTHING

@@ -298,6 +298,8 @@ class Process:
                 asked = request.decode(ask.request)
                 gateway = self._gateway(ask.provider)
                 return await inquiry.count(self._client, gateway, self._config, ask.model, asked)
+            case "capabilities":
+                return self._gateway(ask.provider).vendor.capabilities(ask.model)
             case "health":
                 return await self._survey.health(ask.provider)
             case "models":

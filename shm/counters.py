@@ -1,6 +1,6 @@
 """The counters page: single-writer 64-bit words in shared memory (R16).
 
-Each process owns one block of 64 words and is the only one to write there; anybody may
+Each process owns one block of 128 words and is the only one to write there; anybody may
 read. A block starts with the process's role and heartbeat; the meaning of the other words
 is fixed by the role's list of names below.
 """
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-BLOCK: Final = 64
+from ringcast.errors import Code
+
+BLOCK: Final = 128
 BLOCK_BYTES: Final = BLOCK * 8
 ROLES: Final = ("none", "supervisor", "provider", "worker", "broker")
 
@@ -28,6 +30,7 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
         "at",  # the record being decoded (position and ring), 0 between records
         "died_at",  # the one that a predecessor died at
         "deaths_at",  # how many did, one after the other
+        *(f"error.{code}" for code in Code),
     ),
     "broker": (
         "clients",
@@ -91,7 +94,10 @@ def heartbeat_ns(page: memoryview, number: int) -> int:
 
 
 def read(page: memoryview) -> list[dict[str, int | str]]:
-    """Return what every claimed block says, in order: role, pid, heartbeat_ns, counters."""
+    """Return what every claimed block says, in order: role, pid, heartbeat_ns, counters.
+
+    Of the errors only those that have happened.
+    """
     blocks: list[dict[str, int | str]] = []
     with page[: len(page) // BLOCK_BYTES * BLOCK_BYTES].cast("Q") as words:
         for start in range(0, len(words), BLOCK):
@@ -104,6 +110,8 @@ def read(page: memoryview) -> list[dict[str, int | str]]:
                 "heartbeat_ns": words[start + 2],
                 "starts": words[start + 3],
             }
-            row.update((name, words[start + _FIRST + i]) for i, name in enumerate(NAMES[role]))
+            for number, name in enumerate(NAMES[role], start + _FIRST):
+                if words[number] or not name.startswith("error."):
+                    row[name] = words[number]
             blocks.append(row)
     return blocks

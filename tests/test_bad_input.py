@@ -1,7 +1,8 @@
-"""Bad input, row by row: shared memory (S), clients (Z), processes (X), and the tests of each.
+"""Bad input, row by row, and the tests of each row.
 
-Where a row can be read in two ways, the design's is noted. Errors carry the words of
-`errors.Code`, and `ring_corrupt` and `flood`.
+Providers' answers: connections and bodies (P), their JSON (J); shared memory (S), clients (Z),
+processes (X). A test's cases stand in brackets. Where a row can be read in two ways, the
+design's is noted. Errors carry the words of `errors.Code`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,338 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
+
+UPSTREAM = "test_bad_upstream.py::test_answer"
+CLOCKS = "test_bad_upstream.py::test_clocks"
+BAD = "test_bad_answers.py::test_bad"
+ODD = "test_bad_answers.py::test_odd_but_whole"
+HTTP1 = "providers/test_transport_http1.py::test_bad_responses_are_refused_at_any_cut"
+
+# The daemon repeats a request only where a kept connection turned out to be dead: no other error
+# is retried by itself, each says whether it may be (`retryable`).
+PROVIDERS = {
+    "P01": ["test_bad_upstream.py::test_way[nowhere/x]", "test_bad_upstream.py::test_way[label/x]"],
+    "P02": ["test_bad_upstream.py::test_way[closed/x]"],
+    "P03": [
+        f"{CLOCKS}[P03-dropped-syn]",
+        "providers/test_transport.py::test_dropped_syns_end_at_the_connect_clock",
+    ],
+    "P04": [
+        "test_bad_upstream.py::test_p04_a_certificate_that_nobody_vouches_for",
+        "test_bad_upstream.py::test_p04_a_certificate_that_has_expired",
+        "providers/test_transport_tls.py::test_certificates_are_verified[P04-wrong-host]",
+    ],
+    "P05": [
+        "test_bad_upstream.py::test_way[plain/x]",
+        "test_bad_upstream.py::test_p05_a_peer_that_knows_sslv3_only",
+    ],
+    "P06": [
+        f"{CLOCKS}[P06-no-handshake]",
+        "providers/test_transport_tls.py::test_a_stalled_handshake_is_left",
+    ],
+    "P07": [
+        f"{UPSTREAM}[before-all]",
+        "providers/test_transport.py::test_a_stale_connection_is_replaced",
+    ],
+    "P08": ["providers/test_transport.py::test_a_stale_connection_costs_one_retry_and_no_more"],
+    "P09": [
+        f"{UPSTREAM}[P09-rst-]",
+        "test_bad_upstream.py::test_cut_anywhere",
+        "providers/test_transport.py::test_a_cut_answer_is_an_error",
+    ],
+    # Before the head is whole nothing is known of its framing: that is `transport`.
+    "P10": [f"{UPSTREAM}[P10-fin-]", "test_bad_upstream.py::test_cut_anywhere"],
+    # HTTP/1.1 only: a connection carries one stream, and nothing else is offered to a server.
+    "P11": [
+        "providers/test_transport_tls.py::test_a_verified_connection_speaks_http_1_1_and_is_kept"
+    ],
+    "P12": [f"{CLOCKS}[P12-no-head]"],
+    # One clock, `timeouts.idle_s` (300 by default), runs from event to event: neither bytes nor
+    # comments wind it up. The text says which of them came.
+    "P13": [
+        f"{CLOCKS}[P13-head-drips]",
+        f"{CLOCKS}[P13-body-drips]",
+        "providers/test_upstream.py::test_body_clocks",
+    ],
+    "P14": [
+        f"{CLOCKS}[P14-keep-alives]",
+        "test_bad_answers_ring.py::test_p14_what_only_keeps_alive_is_not_written",
+    ],
+    "P16": [
+        "test_cancel.py::test_while_connecting",
+        "providers/test_transport.py::test_cancel_while_connecting",
+    ],
+    "P20": [
+        f"{UPSTREAM}[P20-metadata]",
+        f"{UPSTREAM}[P20-localhost]",
+        f"{UPSTREAM}[P20-other-host]",
+        f"{UPSTREAM}[P20-file]",
+        "providers/test_transport.py::test_redirects_are_not_followed",
+    ],
+    "P22": [f"{UPSTREAM}[P22-loop]"],
+    "P23": [f"{UPSTREAM}[P23-long-header]", f"{UPSTREAM}[P23-endless-headers]"],
+    "P24": [f"{UPSTREAM}[P24-many-headers]"],
+    # Bytes above ASCII are allowed in a value (RFC 9110, 5.5), and escaped where they are shown.
+    "P25": [
+        f"{UPSTREAM}[P25-nul]",
+        f"{UPSTREAM}[P25-cr]",
+        f"{UPSTREAM}[P25-escape]",
+        f"{UPSTREAM}[P25-not-ascii]",
+    ],
+    "P26": [f"{UPSTREAM}[P26-no-http]", f"{UPSTREAM}[P26-http-0.9]"],
+    # The code is `http_status`, and the number stands in `status`.
+    "P27": [
+        f"{UPSTREAM}[P27-999]",
+        f"{UPSTREAM}[P27-099]",
+        "test_bad_upstream.py::test_odd_but_whole[P27-100s]",
+        f"{HTTP1}[P27-1xx-flood]",
+    ],
+    "P28": [f"{UPSTREAM}[P28-204]", f"{UPSTREAM}[P28-205]", f"{UPSTREAM}[P28-304]"],
+    "P29": [
+        "test_bad_upstream.py::test_odd_but_whole[P29-text-plain]",
+        "test_bad_upstream.py::test_odd_but_whole[P29-octets]",
+        "test_bad_upstream.py::test_odd_but_whole[P29-no-type]",
+        f"{UPSTREAM}[P29-no-type-no-events]",
+    ],
+    "P30": [
+        "test_bad_upstream.py::test_odd_but_whole[P30-other-charset]",
+        "test_bad_upstream.py::test_p30_whatever_the_charset_it_is_utf_8",
+    ],
+    "P31": [
+        f"{UPSTREAM}[P31-json-error]",
+        f"{UPSTREAM}[P31-json-error-as-events]",
+        f"{UPSTREAM}[P31-html]",
+        f"{UPSTREAM}[P31-html-long]",
+        f"{UPSTREAM}[P31-empty]",
+    ],
+    "P32": [
+        f"{UPSTREAM}[P32-endless]",
+        f"{UPSTREAM}[P32-five-megabytes]",
+        "providers/test_transport.py::test_an_endless_error_body_is_left_by_closing",
+    ],
+    "P33": [
+        f"{UPSTREAM}[P33-openai]",
+        f"{UPSTREAM}[P33-other-shape]",
+        f"{UPSTREAM}[P33-deep]",
+        f"{UPSTREAM}[P33-empty]",
+        f"{UPSTREAM}[P33-html]",
+        f"{UPSTREAM}[P33-utf8]",
+        "providers/test_body.py::test_http_errors_never_raise",
+    ],
+    "P34": [
+        f"{UPSTREAM}[P34-401-key-echoed]",
+        f"{UPSTREAM}[P34-403-key-in-plain-text]",
+        f"{UPSTREAM}[P34-500-key-in-html]",
+        "providers/test_body.py::test_keys_are_masked",
+    ],
+    # Nothing is ever decompressed: identity is asked for, and all else is `bad_encoding`.
+    "P35": [f"{UPSTREAM}[P35-bomb]", f"{UPSTREAM}[P33-compressed]"],
+    "P36": [
+        f"{UPSTREAM}[P36-no-gzip]",
+        f"{UPSTREAM}[P36-plain]",
+        f"{UPSTREAM}[P36-truncated]",
+    ],
+    "P37": [f"{UPSTREAM}[P37-br]", f"{UPSTREAM}[P37-zstd]", f"{UPSTREAM}[P37-twice]"],
+    "P38": [
+        f"{UPSTREAM}[P38-bad-size]",
+        f"{UPSTREAM}[P38-size-2^70]",
+        f"{CLOCKS}[P38-size-2^60]",
+        f"{UPSTREAM}[P38-no-crlf]",
+        f"{UPSTREAM}[P38-extension]",
+        "test_bad_upstream.py::test_odd_but_whole[P38-1-byte-chunks]",
+        HTTP1,
+    ],
+    "P39": [
+        "test_bad_upstream.py::test_odd_but_whole[P39-length-and-chunked]",
+        f"{UPSTREAM}[P39-two-lengths]",
+        "providers/test_transport_http1.py::test_both_framings_are_read_as_chunked_and_end_the_connection",
+    ],
+    "P40": [
+        "test_bad_upstream.py::test_odd_but_whole[P40-over-length]",
+        "providers/test_transport_http1.py::test_bytes_after_the_message_are_not_parsed",
+    ],
+    "P41": [
+        "test_bad_upstream.py::test_odd_but_whole[P41-trailer]",
+        "providers/test_transport_http1.py::test_trailers_are_ignored",
+    ],
+    "P50": [
+        f"{BAD}[P50-endless-line]",
+        f"{BAD}[P50-line-in-1-byte-chunks]",
+        "test_bad_answers.py::test_floods_are_not_kept",
+        "providers/test_framer.py::test_a_long_line_in_single_bytes_takes_linear_time",
+        "providers/test_sse.py::test_a_long_line_in_single_bytes_takes_linear_time",
+    ],
+    "P51": [
+        f"{BAD}[P51-endless-event]",
+        f"{BAD}[P51-many-data-lines]",
+        "test_bad_answers.py::test_floods_are_not_kept",
+    ],
+    "P52": [
+        f"{CLOCKS}[P52-comment]",
+        f"{CLOCKS}[P52-unknown-field]",
+        f"{ODD}[P52-comment]",
+        f"{ODD}[P52-unknown-field]",
+        "providers/test_framer.py::test_endless_comments_and_unknown_fields_are_not_stored",
+    ],
+    "P53": [f"{ODD}[P53-blank-lines]", f"{ODD}[P53-events-without-data]"],
+    "P54": [
+        f"{ODD}[P54-empty-events]",
+        "providers/test_body.py::test_each_leniency_is_counted",
+    ],
+    "P55": [
+        "test_bad_answers_ring.py::test_p55_every_vector_at_random_places_of_the_ring",
+        "providers/test_sse.py::test_vector_at_every_kind_of_cut",
+        "providers/test_body.py::test_lenient_vector_at_every_kind_of_cut",
+    ],
+    "P56": ["test_bad_answers_ring.py::test_p56_the_same_tokens_wherever_the_ring_wraps"],
+    "P57": [
+        f"{ODD}[P57-after-done]",
+        f"{ODD}[P57-after-message-stop]",
+        "test_bad_answers.py::test_floods_are_not_kept",
+        "providers/test_upstream.py::test_after_the_terminal_token_without_end",
+    ],
+    "P58": [
+        f"{ODD}[P58-two-dones]",
+        f"{ODD}[P58-two-message-stops]",
+        f"{ODD}[P58-content-behind-the-reason]",
+    ],
+    "P59": [
+        f"{BAD}[P59-object]",
+        f"{BAD}[P59-string]",
+        f"{BAD}[P59-number]",
+        f"{BAD}[P59-nested]",
+        f"{BAD}[P59-html]",
+        f"{BAD}[P59-in-data]",
+        f"{ODD}[P59-null]",
+        "providers/test_body.py::test_any_error_but_null_ends_the_stream",
+    ],
+    "P60": [
+        "providers/test_eventstream.py::test_vectors",
+        "providers/test_eventstream.py::test_the_thousandth_message_is_bad",
+        "providers/test_eventstream.py::test_four_gigabytes_are_refused_by_the_prelude",
+        "providers/test_eventstream.py::test_a_cut_message_is_an_error_but_not_the_reason_of_another",
+    ],
+    # It is read as the answer that it is.
+    "P61": [f"{ODD}[P61-array]", f"{BAD}[P61-array-cut-off]"],
+}
+
+EVENTS = "test_bad_answers_events.py"
+ANYWHERE = "providers/test_hostile_json.py::test_a_hostile_value_anywhere_in_a_stream"
+TOKENS = {
+    # `data:` with nothing behind it is no event at all.
+    "J01": [
+        f"{EVENTS}::test_j01_what_is_no_json",
+        f"{EVENTS}::test_j01_no_more_than_80_characters_are_shown",
+        f"{EVENTS}::test_j01_nothing_is_no_event",
+        f"{BAD}[J01-no-json]",
+        f"{BAD}[J01-two-objects]",
+    ],
+    "J02": [
+        f"{EVENTS}::test_j02_nesting_in_a_field_that_nobody_reads",
+        f"{BAD}[J02-arrays]",
+        f"{BAD}[J02-objects]",
+        ANYWHERE,
+    ],
+    # U+FFFD, also in an answer of one piece.
+    "J03": [
+        f"{EVENTS}::test_j03_bytes_that_are_no_utf_8",
+        f"{EVENTS}::test_j03_bytes_that_are_no_utf_8_in_an_answer_of_one_piece",
+        f"{ODD}[J03-utf-8]",
+    ],
+    "J04": [f"{EVENTS}::test_j04_half_an_emoji_each", f"{ODD}[J04-half-an-emoji-each]"],
+    "J05": [f"{EVENTS}::test_j05_of_two_fields_of_one_name_the_last_counts"],
+    # In a field that nobody reads 1e999 is not looked at.
+    "J06": [
+        f"{EVENTS}::test_j06_numbers_that_json_has_not",
+        "providers/test_openai_wire.py::test_bad_events_keep_the_text_and_say_where",
+    ],
+    # A count that nobody can carry is null.
+    "J07": [
+        f"{EVENTS}::test_j07_j08_numbers_that_nobody_needs",
+        "providers/test_openai_wire.py::test_usage_with_thousands_of_digits_leaves_the_stream_alone",
+        "providers/test_hostile_json.py::test_integers_that_nobody_can_carry_become_null",
+    ],
+    "J08": [
+        f"{EVENTS}::test_j07_j08_numbers_that_nobody_needs",
+        "providers/test_openai_wire.py::test_usage_is_read_leniently",
+        "providers/test_openai_wire.py::test_index_as_servers_write_it",
+    ],
+    # Content that is neither text nor a list of parts says nothing.
+    "J09": [
+        "providers/test_openai_wire.py::test_what_says_nothing_gives_no_token",
+        f"{BAD}[J09-many-choices]",
+    ],
+    "J10": [
+        "providers/test_openai_wire.py::test_bad_events_keep_the_text_and_say_where",
+        f"{BAD}[J10-choice-index]",
+    ],
+    "J11": ["providers/test_openai_wire.py::test_tool_calls", f"{BAD}[J11-call-index]"],
+    "J12": [
+        f"{BAD}[J12-many-calls]",
+        f"{BAD}[J12-long-arguments]",
+        "test_bad_answers.py::test_floods_are_not_kept",
+    ],
+    # `Done.arguments_valid`.
+    "J13": [
+        f"{EVENTS}::test_j13_whether_arguments_became_json",
+        f"{EVENTS}::test_j13_is_what_joining_says",
+        f"{EVENTS}::test_j13_with_a_new_worker_at_every_event",
+        f"{EVENTS}::test_j13_in_other_dialects",
+        f"{EVENTS}::test_j13_what_a_custom_tool_is_given_need_not_be_json",
+        "providers/test_openai_wire.py::test_tool_calls",
+        "providers/test_json_text.py::test_json_with_a_fault",
+        "test_bad_answers.py::test_j13_arguments_that_never_become_json",
+    ],
+    "J14": [f"{EVENTS}::test_j14_names_of_tools"],
+    "J15": [
+        f"{ODD}[J15-a-megabyte-at-once]",
+        "test_end_to_end.py::test_a_text_larger_than_the_ring",
+        "workers/test_stage.py::test_a_long_text_is_split",
+    ],
+    "J16": [
+        f"{EVENTS}::test_j16_a_hundred_thousand_empty_pieces",
+        f"{ODD}[J16-empty-deltas]",
+        f"{ODD}[J16-one-character-each]",
+        "workers/test_stage.py::test_silent_bytes_are_told_for_credit",
+    ],
+    "J17": [
+        f"{EVENTS}::test_j17_scores_that_cannot_be_read",
+        "providers/test_openai_wire.py::test_unreadable_logprobs_are_dropped_and_counted",
+        "providers/test_openai_wire.py::test_completions_drop_scores_that_do_not_match_their_tokens",
+    ],
+    # "other", and the provider's own word in `provider_reason`.
+    "J18": [f"{EVENTS}::test_j18_finish_reasons_that_nobody_knows"],
+    "J19": [
+        "providers/test_openai_wire.py::test_usage_is_read_leniently",
+        "providers/test_openai_wire.py::test_usage_is_merged_and_told_at_once",
+    ],
+    "J20": [
+        "providers/test_anthropic_wire.py::test_wrong_order_unknown_types_and_early_deltas_are_tolerated",
+        "providers/test_anthropic_wire.py::test_bad_events",
+    ],
+    "J21": [
+        f"{EVENTS}::test_j21_text_is_data",
+        f"{ODD}[J21-controls]",
+        f"{UPSTREAM}[P33-html]",
+    ],
+    "J24": [
+        "test_questions.py::test_ten_thousand_models_with_two_names",
+        "test_questions.py::test_a_provider_that_does_not_tell",
+    ],
+}
+
+# What these are about is no answer of a provider, or what is done about one.
+ELSEWHERE = {
+    "P15": "the queue of requests",
+    "P21": "which addresses a configuration may name",
+    "P42": "waiting and asking again after 429",
+    "P43": "how long a provider may ask to wait",
+    "P44": "a provider's own figures of its limits",
+    "P45": "which errors are worth a retry",
+    "P46": "leaving a provider alone that fails",
+    "J22": "filters of content",
+    "J23": "tokenizers",
+}
 
 SHARED_MEMORY = {
     "S01": ["shm/test_layout.py::test_r1_magic"],
@@ -197,8 +530,14 @@ PROCESSES = {
     ],
 }
 
-ROWS = SHARED_MEMORY | CLIENTS | PROCESSES
-COUNTS = {"S": 23, "Z": 31, "X": 8}
+ROWS = PROVIDERS | TOKENS | SHARED_MEMORY | CLIENTS | PROCESSES
+NUMBERS = {
+    "P": [*range(1, 17), *range(20, 47), *range(50, 62)],
+    "J": range(1, 25),
+    "S": range(1, 24),
+    "Z": range(1, 32),
+    "X": range(1, 9),
+}
 
 
 def functions_of(path: Path) -> set[str]:
@@ -208,15 +547,26 @@ def functions_of(path: Path) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, found)}
 
 
+def literals_of(path: Path) -> set[str]:
+    """The text constants of a file, pieces of f-strings among them."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return {
+        node.value for node in nodes if isinstance(node, ast.Constant) and type(node.value) is str
+    }
+
+
 def test_every_row_has_its_place() -> None:
-    wanted = {f"{letter}{n:02}" for letter, count in COUNTS.items() for n in range(1, count + 1)}
-    assert ROWS.keys() == wanted
+    wanted = {f"{letter}{n:02}" for letter, numbers in NUMBERS.items() for n in numbers}
+    assert ROWS.keys() | ELSEWHERE.keys() == wanted
+    assert not ROWS.keys() & ELSEWHERE.keys()
     assert all(ROWS.values())
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_the_tests_of_a_row_exist(row: str) -> None:
     for named in ROWS[row]:
-        file, _, name = named.partition("::")
+        file, _, test = named.partition("::")
+        name, _, case = test.removesuffix("]").partition("[")
         assert name.startswith("test_")
         assert name in functions_of(TESTS / file), named
+        assert not case or case in literals_of(TESTS / file), named

@@ -169,6 +169,22 @@ async def test_health_of_each(running: Daemon) -> None:
 
 
 @in_loop
+async def test_capabilities_of_a_provider_and_of_a_model(running: Daemon) -> None:
+    async with running.connect() as client:
+        said = await client.capabilities("claude")
+        assert (said["apis"], said["tools"], said["count"]) == (
+            ["messages", "complete"],
+            True,
+            "provider",
+        )
+        assert (await client.capabilities("up/m"))["apis"][0] == "chat"
+        with pytest.raises(RequestError, match="no provider 'x'"):
+            await client.capabilities("x")
+        with pytest.raises(RequestError, match="provider_disabled"):
+            await client.capabilities("locked")
+
+
+@in_loop
 async def test_a_provider_process_that_dies_of_a_question_is_asked_again(running: Daemon) -> None:
     async with resting(UP, {MODELS: Reply(hang=True)}) as rest, running.connect() as client:
         asking = asyncio.create_task(client.models("up"))

@@ -104,6 +104,7 @@ class Stage:
         self._c_tokens, self._c_streams = name("tokens"), name("streams")
         self._c_errors, self._c_full = name("errors"), name("ring_full")
         self._c_oddities = name("oddities")
+        self._c_codes = {str(code): name(f"error.{code}") for code in Code}
         self._c_at = name("at")
         self._poison = _poison(counters)
 
@@ -347,6 +348,8 @@ class Stage:
             tokens = stream.finish(tokens, now_ns)
             if isinstance(tokens[-1], Error):
                 self._counters.add(self._c_errors)
+                if (slot_of_code := self._c_codes.get(tokens[-1].code)) is not None:
+                    self._counters.add(slot_of_code)
         self._pack(slot, stream, tokens)
 
     def _pack(self, slot: int, stream: Stream, tokens: list[StreamToken]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from ringcast.providers.commands import Adopted
@@ -9,6 +11,9 @@ from ringcast.providers.wire.body import Body, Ending, open_body
 from ringcast.shm import records
 from ringcast.shm.records import decode_open
 from ringcast.shm.tokens import Done, Error, Reasoning, Refusal, StreamToken, Summary, Text
+
+# The provider process has held the body to the configured limits already.
+UNLIMITED: Final = {"max_line_bytes": 1 << 62, "max_event_bytes": 1 << 62}
 
 decode_ending = msgspec.msgpack.Decoder(Ending).decode
 
@@ -22,7 +27,7 @@ class Stream:
         """`opened` is the payload of its OPEN; `opened_ns` is when the request was sent."""
         self.opened = opened
         said = decode_open(opened)
-        self.body: Body = open_body(said.api, kind=said.kind, compat=said.compat)
+        self.body: Body = open_body(said.api, kind=said.kind, compat=said.compat, **UNLIMITED)
         self.next_seq = 0
         self.opened_ns = opened_ns
         self.first_ns = 0
@@ -37,7 +42,9 @@ class Stream:
             saved = records.decode_checkpoint(left.state)
             stream.first_ns = saved.first_ns
             said = decode_open(left.opened)
-            stream.body = Body.restore(said.api, saved.body, kind=said.kind, compat=said.compat)
+            stream.body = Body.restore(
+                said.api, saved.body, kind=said.kind, compat=said.compat, **UNLIMITED
+            )
         return stream
 
     def state(self) -> bytes:

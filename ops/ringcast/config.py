@@ -101,7 +101,10 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Clocks of one request, in seconds; 0 switches a clock off."""
+    """Clocks of one request, in seconds; 0 switches a clock off.
+
+    `idle_s` runs from one event to the next: keep-alives and pieces of an event do not wind it.
+    """
 
     connect_s: float = 5.0
     first_byte_s: float = 120.0

@@ -80,7 +80,8 @@ class Ending(msgspec.Struct, frozen=True, array_like=True):
     """How a body ended, as the side that reads it saw it.
 
     `eof`: it ended by itself. `reset`: the connection broke. `http`: the answer was no 200, and
-    `body` is its beginning and `fault` what a header calls it. `failed`, `cancelled`: for the reason in `code` and `message`.
+    `body` is its beginning and `fault` what a header calls it. `failed`, `cancelled`: for the
+    reason in `code` and `message`.
     """
 
     kind: Literal["eof", "reset", "http", "failed", "cancelled"] = "eof"

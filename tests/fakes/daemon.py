@@ -243,11 +243,11 @@ def texts(tokens: list[StreamToken]) -> list[str]:
 
 
 @asynccontextmanager
-async def canaries(running: Daemon, provider: str = "up") -> AsyncIterator[None]:
+async def canaries(running: Daemon, provider: str = "up", *, count: int = 3) -> AsyncIterator[None]:
     """Paced streams beside a fault: they must end whole, whatever happens to others."""
     async with running.connect() as client:
         model = f"{provider}/numbered;n=60;pace=300"
-        streams = [await ask(client, f"{model};seed={seed}") for seed in range(8)]
+        streams = [await ask(client, f"{model};seed={seed}") for seed in range(count)]
         readers = [asyncio.ensure_future(take(stream)) for stream in streams]
         yield
         for seed, tokens in enumerate(await asyncio.gather(*readers)):

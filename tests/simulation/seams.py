@@ -64,6 +64,7 @@ def system() -> Iterator[System]:
     sockets = SimpleNamespace(
         Context=lambda *_: None, ZMQError=zmq.ZMQError, ROUTER=zmq.ROUTER, DEALER=zmq.DEALER
     )
+
     def bind(router: object, path: Path) -> None:
         system.bound(path.name, router)
 
