@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ringcast.errors import Code
 from ringcast.shm import counters
 from ringcast.shm.counters import BLOCK, BLOCK_BYTES, NAMES, Block, read
 
@@ -35,7 +36,7 @@ def test_r16_one_writes_everybody_reads(page: memoryview) -> None:
         "pid": 42,
         "heartbeat_ns": 123,
         "starts": 1,
-        **dict.fromkeys(NAMES["worker"], 0),
+        **{name: 0 for name in NAMES["worker"] if not name.startswith("error.")},
         "tokens": 6,
     }
 
@@ -88,4 +89,12 @@ HOMES = {
 def test_every_counter_is_counted_by_somebody(role: str) -> None:
     """One that nobody writes would say 0 for ever, which is worse than not to be there."""
     source = "".join(path.read_text() for path in (ROOT / HOMES[role]).glob("*.py"))
-    assert [name for name in NAMES[role] if f'"{name}"' not in source] == []
+    counted = {f"error.{code}" for code in Code if 'f"error.{code}"' in source}
+    assert [name for name in NAMES[role] if f'"{name}"' not in source and name not in counted] == []
+
+
+def test_errors_are_listed_once_they_have_happened(page: memoryview) -> None:
+    worker = Block(page, 0, "worker")
+    worker.add(worker.slot("error.auth"))
+    (row,) = read(page)
+    assert [name for name in row if name.startswith("error.")] == ["error.auth"]
