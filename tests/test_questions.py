@@ -184,23 +184,16 @@ async def test_capabilities_of_a_provider_and_of_a_model(running: Daemon) -> Non
             await client.capabilities("locked")
 
 
+@pytest.mark.parametrize("role", ["provider", "broker"])
 @in_loop
-async def test_a_provider_process_that_dies_of_a_question_is_asked_again(running: Daemon) -> None:
+async def test_who_dies_over_a_question_is_replaced_and_asked_again(
+    running: Daemon, role: str
+) -> None:
     async with resting(UP, {MODELS: Reply(hang=True)}) as rest, running.connect() as client:
         asking = asyncio.create_task(client.models("up"))
         await rest.asked.wait()
         rest.replies[MODELS] = Reply(LISTED)
-        os.kill(running.pid("provider"), signal.SIGKILL)
-        assert len((await asking)["models"]) == 2
-
-
-@in_loop
-async def test_a_broker_that_dies_is_asked_again(running: Daemon) -> None:
-    async with resting(UP, {MODELS: Reply(hang=True)}) as rest, running.connect() as client:
-        asking = asyncio.create_task(client.models("up"))
-        await rest.asked.wait()
-        rest.replies[MODELS] = Reply(LISTED)
-        os.kill(running.pid("broker"), signal.SIGKILL)
+        os.kill(running.pid(role), signal.SIGKILL)
         assert len((await asking)["models"]) == 2
 
 
