@@ -286,9 +286,9 @@ class Process:
                 ask.number, commands.NOTHING, error.code, error.message, error.detail
             )
         except Exception as error:  # whatever it is, the question must not wait for ever
-            text = f"the question could not be carried out: {error!r}"
+            text = f"the question could not be carried out: {type(error).__name__}"
             answer = commands.Answer(ask.number, commands.NOTHING, Code.INTERNAL, text)
-            print(f"ringcast: {ask.what}: {error!r}", file=sys.stderr)
+            print(f"ringcast: {ask.what}: {type(error).__name__}", file=sys.stderr)
         if self._socket is not None:
             self._socket.send([commands.encode(answer)])
 
