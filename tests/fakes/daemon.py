@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
@@ -30,11 +30,13 @@ from ringcast.rundir import State
 from ringcast.shm.tokens import Done, StreamToken, Text
 
 PATIENCE_S = 30.0
+SETTLED_S = 0.3
 # Must never be seen outside a request's headers. It has no provider's prefix, by which a
 # decoder would mask it.
 CANARY_KEY = "Canary5f0d9a3b7c1e"
 SHARED_MEMORY = Path("/dev/shm")
 RECORDINGS = bundled()
+T = TypeVar("T")
 
 
 def free_port() -> int:
@@ -71,6 +73,19 @@ def until(holds: Callable[[], bool], what: str) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"{what} did not come within {PATIENCE_S} s"
         time.sleep(0.01)
+
+
+def settled(look: Callable[[], T]) -> T:
+    """What is seen when it no longer changes: a connection may still be on its way out."""
+    seen = [look()]
+
+    def still() -> bool:
+        time.sleep(SETTLED_S)
+        seen.append(look())
+        return seen[-1] == seen[-2]
+
+    until(still, "rest")
+    return seen[-1]
 
 
 async def until_async(holds: Callable[[], Awaitable[bool]], what: str) -> None:
@@ -210,16 +225,24 @@ async def replaying(port: int, recordings: list[Recording] = RECORDINGS) -> Asyn
 
 @contextmanager
 def no_descriptor_left(running: Daemon, port: int) -> Iterator[None]:
-    """Every process ends the block with as many as it has after a first stream (from `port`)."""
+    """No process ends the block with more than it has after a first stream (from `port`).
+
+    Nor is one replaced in it.
+    """
 
     async def first() -> None:
         async with replaying(port), running.connect() as client:
             await take(await ask(client, "up/numbered;n=1"))
 
     in_loop(first)()
-    before = running.descriptors()
+    before = settled(running.descriptors)
     yield
-    until(lambda: running.descriptors() == before, "as many descriptors as before")
+
+    def none_left() -> bool:
+        now = running.descriptors()
+        return now.keys() == before.keys() and all(now[pid] <= before[pid] for pid in now)
+
+    until(none_left, "as many descriptors as before")
 
 
 async def ask(client: Client, model: str, **options: Any) -> ClientStream:
