@@ -4,7 +4,9 @@ OpenAI, Anthropic, Gemini, Bedrock, Azure, xAI and Vertex, each at an upstream i
 answers everything: models are listed, one message is answered in one piece, and credentials are
 made as they are for the real ones. What the process has of its own is unshared by its first
 request, to a server that is none of the seven: `idle` is before that, `working` after it, and
-`loaded` is what the seven add to it.
+`loaded` is what the seven add to it. Memory is what the process has written (Private_Dirty);
+`mapped` adds the pages of libraries that only this process reads just now, which the system
+may drop, and which count for less as soon as another program uses the same library.
 """
 
 from __future__ import annotations
@@ -118,17 +120,25 @@ async def _use(client: Client, kind: str) -> None:
     assert answer.text == WORD, (kind, answer)
 
 
+def _written(pid: int) -> float:
+    """Megabytes of memory that the process alone has, and has written to."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(rollup.partition("Private_Dirty:")[2].split()[0]) * 1024 / 1e6
+
+
 async def _measure(run_dir: Path) -> dict[str, float]:
     pid = next(one.pid for one in rundir.running(run_dir).processes if one.role == "provider")
     process = psutil.Process(pid)
-    taken = {"idle": process.memory_full_info().uss / 1e6}
+    taken = {"idle": _written(pid)}
+    unshared = process.memory_full_info().uss / 1e6
     async with ringcast.connect(run_dir) as client:
         await _use(client, FIRST)
-        taken["working"] = process.memory_full_info().uss / 1e6
+        taken["working"] = _written(pid)
         for kind in SEVEN:
             await _use(client, kind)
-            taken[kind] = process.memory_full_info().uss / 1e6
+            taken[kind] = _written(pid)
     taken["loaded"] = taken[SEVEN[-1]] - taken["working"]
+    taken["mapped"] = process.memory_full_info().uss / 1e6 - unshared
     return {name: round(megabytes, 2) for name, megabytes in taken.items()}
 
 
