@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -18,7 +19,10 @@ import pytest
 
 from ringcast import config, rundir
 from ringcast.doctor import machine
+from ringcast.doctor.finding import Finding
 from ringcast.shm.segment import DIRECTORY
+from ringcast.workers import ranks
+from ringcast.workers.ranks import RankFile
 
 ROOT = Path(__file__).parents[2]
 CANARY: Final = "sk-canary-0123456789"
@@ -300,19 +304,36 @@ def test_system_without_a_call(name: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_token_ranks(place: Path) -> None:
-    """The names are tiktoken's: the SHA-1 of the address that it would download from."""
-    ranks = place / "ranks"
-    ranks.mkdir()
-    _, findings = doctor(place, TIKTOKEN_CACHE_DIR=str(ranks))
-    assert one(findings, "token ranks")["level"] == "note"
-    for name in (
-        "fb374d419588a4632f3f557e76b4b70aebbca790",
-        "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
-    ):
-        assert name in one(findings, "token ranks")["mend"]
-        (ranks / name).touch()
-    _, findings = doctor(place, TIKTOKEN_CACHE_DIR=str(ranks))
-    assert one(findings, "token ranks")["level"] == "ok"
+    empty = {"RINGCAST_TIKTOKEN_DIR": str(place), "XDG_CACHE_HOME": str(place)}
+    _, findings = doctor(place, TIKTOKEN_CACHE_DIR="", **empty)
+    found = one(findings, "token ranks")
+    assert found["level"] == "note"
+    assert found["text"] == (
+        "no o200k_base.tiktoken and no cl100k_base.tiktoken: tokens are estimated"
+    )
+    assert found["mend"].startswith("ringcast tokenizers install")
+
+
+def test_token_ranks_of_another_kind(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file counts by its hash: what only bears the name is named, and is not deleted."""
+    for name, value in (("RINGCAST_TIKTOKEN", place), ("TIKTOKEN_CACHE", place / "cache")):
+        monkeypatch.setenv(f"{name}_DIR", str(value))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+    data = b"QQ== 0\n"
+    sound = RankFile("sound.tiktoken", len(data), hashlib.sha256(data).hexdigest(), "0123")
+    monkeypatch.setattr(ranks, "FILES", {"sound": sound})
+    (place / "cache").mkdir()
+    (place / "sound.tiktoken").write_bytes(b"QQ== 1\n")
+
+    def finding() -> Finding:
+        (found,) = (f for f in machine.examine(config.Config()) if f.subject == "token ranks")
+        return found
+
+    assert finding().level == "note"
+    assert str(place / "sound.tiktoken") in finding().text
+    (place / "cache" / "0123").write_bytes(data)
+    assert finding() == Finding("ok", "token ranks", f"sound.tiktoken in {place}/cache")
+    assert (place / "sound.tiktoken").read_bytes() == b"QQ== 1\n"
 
 
 def test_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib.metadata
 import os
 import platform
 import resource
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -19,11 +17,9 @@ from ringcast.doctor.finding import Finding
 from ringcast.shm import counters, layout
 from ringcast.shm.ledger import LEDGER_BYTES
 from ringcast.shm.segment import DIRECTORY
+from ringcast.workers import ranks
 
 PACKAGES: Final = ("pyzmq", "msgspec", "uvloop", "httpx", "httptools", "psutil", "tiktoken")
-# tiktoken looks for its ranks under the SHA-1 of this address (tiktoken.load).
-RANKS_URL: Final = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
-ENCODINGS: Final = ("o200k_base", "cl100k_base")
 _PR_GET_PDEATHSIG: Final = 2
 _CLOCK: Final = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
 _SLOW_CLOCKS: Final = ("hpet", "acpi_pm", "jiffies")
@@ -64,20 +60,18 @@ def _packages() -> Iterator[Finding]:
 
 
 def _ranks() -> Finding:
-    """Whether tiktoken could count without the network, looked up as tiktoken does."""
-    named = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
-    folder = Path(named or Path(tempfile.gettempdir()) / "data-gym-cache")
-    missing = [name for name in ENCODINGS if not (folder / _cached(name)).is_file()]
+    """Whether tokens can be counted here, as exactly as their model's encoding allows."""
+    files = ranks.FILES.values()
+    missing = [file for file in files if ranks.find(file) is None]
     if not missing:
-        return Finding("ok", "token ranks", f"{' and '.join(ENCODINGS)} in {folder}")
-    files = ", ".join(f"{name} as {_cached(name)}" for name in missing)
-    text = f"tiktoken has no {' and no '.join(missing)}: it can count nothing offline"
-    return Finding("note", "token ranks", text, f"set TIKTOKEN_CACHE_DIR to a folder with {files}")
-
-
-def _cached(encoding: str) -> str:
-    url = RANKS_URL.format(encoding)
-    return hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()
+        folders = dict.fromkeys(str(path.parent) for file in files if (path := ranks.find(file)))
+        names = " and ".join(file.name for file in files)
+        return Finding("ok", "token ranks", f"{names} in {', '.join(folders)}")
+    text = f"no {' and no '.join(file.name for file in missing)}: tokens are estimated"
+    if wrong := [str(path) for file in missing for path in ranks.candidates(file)]:
+        text += f" (not the known files: {', '.join(wrong)})"
+    mend = "ringcast tokenizers install [--from FILE|DIR|WHEEL|TGZ]"
+    return Finding("note", "token ranks", text, mend)
 
 
 def _kernel() -> Iterator[Finding]:
