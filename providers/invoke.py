@@ -61,7 +61,7 @@ _IN_PATH: Final = ("model", "stream", "stream_options")
 _SAME: Final[dict[Family, Family]] = {"llama3": "llama2", "llama4": "llama2"}
 _NEEDED: Final = (
     *("model", "api", "messages", "prompt", "stream"),
-    *("drop_unsupported", "compat", "extra"),
+    *("drop_unsupported", "compat", "transforms", "extra"),
 )
 
 

@@ -30,6 +30,7 @@ from ringcast.providers.credentials import Credential
 from ringcast.providers.flow import Flow, Outlet
 from ringcast.providers.gateway import Gateway, open_gateway
 from ringcast.providers.survey import Survey
+from ringcast.providers.transform_spec import encoded
 from ringcast.providers.transport import open_client
 from ringcast.providers.upstream import CANCELLED, Upstream
 from ringcast.providers.wire.body import Ending
@@ -210,6 +211,7 @@ class Process:
         try:
             gateway = self._gateway(start.provider)
             asked = request.decode(start.request)
+            transforms = encoded(asked.transforms or [], self._config.workers.transforms)
             api, call = gateway.shape(start.model, asked)
             outgoing = gateway.request(self._client, call)
         except (RequestError, httpx.InvalidURL) as error:
@@ -217,7 +219,11 @@ class Process:
             self._refuse(flow, error)
             return
         opened = msgspec.structs.replace(
-            opened, api=api, kind=gateway.config.kind, compat=asked.compat or ""
+            opened,
+            api=api,
+            kind=gateway.config.kind,
+            compat=asked.compat or "",
+            transforms=transforms,
         )
         flow.open(opened, now)
         self._send(flow, gateway, outgoing, api)

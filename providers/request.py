@@ -53,7 +53,8 @@ class Request(
     `api` picks another API than the provider's main one. None means "the provider's default".
     With `stream` false the provider answers in one piece, which makes the same tokens. What a
     provider cannot do is refused, or with `drop_unsupported` left out. `compat` rewrites the
-    tokens for those who know another client's.
+    tokens for those who know another client's; `transforms` is what is done to them then
+    (`transform_spec`).
     """
 
     model: str
@@ -75,6 +76,7 @@ class Request(
     stream: bool = True
     drop_unsupported: bool = False
     compat: Literal["roo"] | None = None
+    transforms: list[Json] | None = None
     extra: Json = {}
 
 

@@ -30,6 +30,7 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
         "at",  # the record being decoded (position and ring), 0 between records
         "died_at",  # the one that a predecessor died at
         "deaths_at",  # how many did, one after the other
+        "removed",  # matches that content filters have replaced
         *(f"error.{code}" for code in Code),
     ),
     "broker": (

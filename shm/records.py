@@ -65,6 +65,7 @@ class Open(msgspec.Struct, frozen=True, array_like=True):
 
     `id` — the 16 random bytes clients know the stream by; `api` names the wire decoder. `compat`
     names another client whose tokens are wanted, which may depend on the provider's `kind`.
+    `transforms` is what is done to the tokens, as msgpack.
     """
 
     id: bytes
@@ -73,6 +74,7 @@ class Open(msgspec.Struct, frozen=True, array_like=True):
     model: str
     kind: str = ""
     compat: str = ""
+    transforms: bytes = b""
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
@@ -96,6 +98,7 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
     first_ns: int
     body: bytes
     cursor: Cursor | None
+    transforms: bytes = b""
 
 
 encode = msgspec.msgpack.Encoder().encode

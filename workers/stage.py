@@ -85,6 +85,7 @@ class Stage:
         self._done_with = {slot: stream.raw for slot, stream in self._streams.items()}
         self._partial: dict[int, bytearray] = {}
         self._held: list[dict[int, int]] = [{} for _ in ins]  # where unfinished events begin
+        self._holding = {slot for slot, stream in self._streams.items() if stream.transforms}
         self._told: dict[int, int] = {}
         self._touched: dict[int, list[StreamToken]] = {}
         self._epoch = epoch
@@ -103,7 +104,7 @@ class Stage:
         self._c_records, self._c_bytes = name("records"), name("bytes_in")
         self._c_tokens, self._c_streams = name("tokens"), name("streams")
         self._c_errors, self._c_full = name("errors"), name("ring_full")
-        self._c_oddities = name("oddities")
+        self._c_oddities, self._c_removed = name("oddities"), name("removed")
         self._c_codes = {str(code): name(f"error.{code}") for code in Code}
         self._c_at = name("at")
         self._poison = _poison(counters)
@@ -124,6 +125,10 @@ class Stage:
             self._announce()
             if not self._commit():
                 return False
+        if self._holding:
+            self._hurry(now_ns)
+            if not self._commit():
+                return False
         worked = False
         for index, reader in enumerate(self._ins):
             batch = reader.poll(ROUND_RECORDS)
@@ -133,6 +138,16 @@ class Stage:
                 if not self._commit():
                     return True
         return worked
+
+    def _hurry(self, now_ns: int) -> None:
+        """Say what transformers have held back for long enough."""
+        for slot in list(self._holding):
+            stream = self._streams[slot]
+            if tokens := stream.overdue(now_ns):
+                self._touched[slot] = tokens
+            if stream.transforms is None or stream.transforms.due_ns is None:
+                self._holding.remove(slot)
+        self._close_round(now_ns)
 
     def _start(self) -> Pending:
         return records.START, 0, self._epoch, self._broker, b"", records.WHOLE, 0
@@ -240,6 +255,9 @@ class Stage:
     def _touch(self, slot: int, stream: Stream, tokens: list[StreamToken], now_ns: int) -> None:
         if tokens and not stream.first_ns:
             stream.first_ns = now_ns
+        if stream.transforms is not None:
+            tokens = stream.transformed(tokens, now_ns)
+            self._holding.add(slot)
         before = self._touched.get(slot)
         if before is None:
             self._touched[slot] = tokens
@@ -296,7 +314,7 @@ class Stage:
                 self._say(slot, stream, tokens, now_ns)
             elif stream.raw - self._told.get(slot, 0) >= SILENT_BYTES:
                 self._tell(slot, stream, b"\x90", 0)
-            if stream.body.dirty and not stream.body.finished and slot not in self._dead:
+            if stream.dirty and not stream.body.finished and slot not in self._dead:
                 self._checkpoint(slot, stream)
             for number in range(first, len(self._pending) - 1):
                 kind, _, a, b, payload, flags, count = self._pending[number]
@@ -318,7 +336,11 @@ class Stage:
         self._tokens = 0
 
     def _forget(self, slot: int) -> None:
-        self._counters.add(self._c_oddities, self._streams.pop(slot).body.oddities)
+        stream = self._streams.pop(slot)
+        self._counters.add(self._c_oddities, stream.body.oddities)
+        if stream.transforms is not None:
+            self._counters.add(self._c_removed, stream.transforms.removed)
+        self._holding.discard(slot)
         self._told.pop(slot, None)
         self._drop_partial(slot)
         self._done_with.pop(slot, None)

@@ -143,6 +143,12 @@ class Processes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     restart_window_s: float = 60.0
 
 
+class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What workers may load. `transforms` names entry points of the group `ringcast.transforms`."""
+
+    transforms: list[str] = []
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole tree."""
 
@@ -152,6 +158,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeouts: Timeouts = Timeouts()
     credit: Credit = Credit()
     processes: Processes = Processes()
+    workers: Workers = Workers()
 
 
 BASE_URLS: dict[str, str] = {

@@ -42,11 +42,11 @@ def worker_counters() -> counters.Block:
 class Upstream:
     """A body on its way into a flow: chunks are taken only while the flow does not hold."""
 
-    def __init__(self, flow: Flow, api: str, chunks: list[bytes]) -> None:
+    def __init__(self, flow: Flow, api: str, chunks: list[bytes], transforms: bytes = b"") -> None:
         self.flow = flow
         self._chunks = deque(chunks)
         identity = b"%016d" % flow.slot
-        flow.open(records.Open(identity, api, "fake", "model"), 0)
+        flow.open(records.Open(identity, api, "fake", "model", transforms=transforms), 0)
 
     def step(self) -> bool:
         """Read one chunk, or the end; return whether there was anything to do."""
@@ -111,10 +111,8 @@ def _doom(stage: Stage, moment: str) -> None:
     """Make a stage die in its next round."""
     if moment == "publish":
         stage._out = _End(stage._out, moment)  # type: ignore[assignment]
-    elif moment == "release":
-        stage._ins = [_End(end, moment) for end in stage._ins]  # type: ignore[misc]
     else:
-        stage._ins = []
+        stage._ins = [_End(end, moment) for end in stage._ins]  # type: ignore[misc]
 
 
 class Pipeline:
@@ -143,7 +141,9 @@ class Pipeline:
         inbox = self.inboxes[route] = Inbox(client)
         return inbox
 
-    def open(self, slot: int, api: str, chunks: list[bytes], window: int) -> Stream:
+    def open(
+        self, slot: int, api: str, chunks: list[bytes], window: int, transforms: bytes = b""
+    ) -> Stream:
         """Begin a stream whose body comes in `chunks`."""
         stream = Stream(
             slot,
@@ -156,7 +156,7 @@ class Pipeline:
         )
         self.sessions.add(stream)
         flow = Flow(slot, self.outlet, SseFramer(), stream.window.told)
-        self.upstreams[slot] = Upstream(flow, api, chunks)
+        self.upstreams[slot] = Upstream(flow, api, chunks, transforms)
         return stream
 
     def attach(self, inbox: Inbox, handle: int, stream: Stream, after: int, window: int) -> None:
@@ -197,9 +197,10 @@ class Pipeline:
         `moment` is idle, publish (nothing of its round is visible) or release (all is, but
         its input was not given back). The broker reads what the dead one said first.
         """
-        _doom(self.stage, moment)
-        with suppress(Killed):
-            self.stage.step(1)
+        if moment != "idle":
+            _doom(self.stage, moment)
+            with suppress(Killed):
+                self.stage.step(1)
         self.deaths += 1
         hand_over(self.in_memory, consumer=True)
         hand_over(self.out_memory, producer=True)
