@@ -8,9 +8,8 @@ async with Provider("openai") as openai:
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
@@ -20,23 +19,16 @@ import msgspec
 
 from ringcast import config as settings
 from ringcast.config import Config
-from ringcast.errors import Code, ConfigError, RingcastError
+from ringcast.errors import ConfigError, RingcastError
 from ringcast.providers import credentials, inquiry, request
 from ringcast.providers.gateway import Gateway, open_gateway
+from ringcast.providers.http_stream import BodyError, HttpStreamHandler
 from ringcast.providers.inquiry import Count, Health
 from ringcast.providers.request import Json
 from ringcast.providers.transport import open_client
-from ringcast.providers.upstream import (
-    compressed,
-    connection_ending,
-    encoding_of,
-    head_of,
-    refusal,
-)
+from ringcast.providers.upstream import connection_ending
 from ringcast.providers.vendor import AnyRequest, Capabilities, Model
-from ringcast.providers.wire.body import Ending, open_body
-from ringcast.providers.wire.framing import Framer, framer
-from ringcast.providers.wire.sse import WireError
+from ringcast.providers.wire.token_reader import TokenReader
 from ringcast.shm.answer import Answer, joined
 from ringcast.shm.tokens import StreamToken
 
@@ -147,7 +139,11 @@ class Provider:
         return self._tokens(model, self._asked(model, prompt=prompt, **options))
 
     def _asked(self, model: str, **fields: Any) -> AnyRequest:
-        return request.of(model=f"{self._name}/{model}", **fields)
+        asked = request.of(model=f"{self._name}/{model}", **fields)
+        if asked.transforms:
+            why = "goes with a daemon; here, give transformers to a StreamPipelineBuilder"
+            raise request.refuse("transforms", why)
+        return asked
 
     async def _answer(self, model: str, asked: AnyRequest) -> Answer:
         whole = msgspec.structs.replace(asked, stream=False)
@@ -159,57 +155,27 @@ class Provider:
     async def _tokens(self, model: str, asked: AnyRequest) -> AsyncIterator[StreamToken]:
         limits, gateway = self._config.limits, self._gateway
         api, call = gateway.shape(model, asked)
-        body = open_body(
+        reader = TokenReader(
             api,
-            max_line_bytes=limits.max_line_bytes,
-            max_event_bytes=limits.max_event_bytes,
             kind=gateway.config.kind,
             compat=asked.compat or "",
-        )
-        cut = framer(
-            api, max_line_bytes=limits.max_line_bytes, max_event_bytes=limits.max_event_bytes
+            max_line_bytes=limits.max_line_bytes,
+            max_event_bytes=limits.max_event_bytes,
         )
         try:
             outgoing = gateway.request(self._client, call)
             response = await credentials.send(self._client, outgoing, gateway.credential)
-            if response.status_code != 200:
-                ending = await refusal(response, gateway.credential, self._config)
-            elif (encoding := encoding_of(response)) != "identity":
-                await response.aclose()
-                ending = Ending("failed", Code.BAD_ENCODING, compressed(encoding))
-            else:
-                ending = head_of(response)
-                async with aclosing(self._blocks(response, cut)) as blocks:
-                    async for block in blocks:
-                        for token in body.feed(block):
-                            yield token
-                        if body.finished:
-                            return
-                for token in body.tail(cut.rest()):
-                    yield token
-        except WireError as error:
-            for token in body.feed(error.block):
-                yield token
-            ending = Ending("failed", error.code, str(error))
+            stream = HttpStreamHandler(response, self._config, gateway.credential)
+            async with aclosing(stream.into_stream()) as chunks:
+                async for chunk in chunks:
+                    for token in reader.read(chunk):
+                        yield token
+                    if reader.finished:
+                        return
+            ending = stream.head
+        except BodyError as error:
+            ending = error.ending
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             ending = connection_ending(error, self._config.timeouts)
-        for token in body.end(ending):
+        for token in reader.end(ending):
             yield token
-
-    async def _blocks(self, response: httpx.Response, cut: Framer) -> AsyncGenerator[bytes, None]:
-        """Yield whole events as they come, and close the response."""
-        idle_s = self._config.timeouts.idle_s
-        try:
-            chunks = response.aiter_raw()
-            while True:
-                try:
-                    chunk = await asyncio.wait_for(anext(chunks), idle_s or None)
-                except StopAsyncIteration:
-                    return
-                except TimeoutError:
-                    text = f"nothing came for {idle_s:g} s (timeouts.idle_s)"
-                    raise WireError(Code.IDLE_TIMEOUT, text) from None
-                if block := cut.feed(chunk):
-                    yield block
-        finally:
-            await response.aclose()

@@ -1,16 +1,22 @@
-"""What the README says of the providers is what they are."""
+"""What the README says of the providers is what they are, and its examples do what they say."""
 
 from __future__ import annotations
 
+import doctest
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from fakes.daemon import CANARY_KEY, RECORDINGS, daemon
 
 from ringcast import config
 from ringcast.providers.gateway import vendor
 from ringcast.providers.request import ChatRequest, CompletionRequest
+from ringcast.providers.wire.summary import decode
+from ringcast.replay.process import spawned
+from ringcast.shm.answer import joined
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 ROWS = dict(re.findall(r"^\| `([a-z-]+)` \| ([a-z, ]+) \| ", README, re.MULTILINE))
@@ -37,3 +43,63 @@ def test_the_settings_are_known() -> None:
     assert len(tables) == 2
     for table in tables:
         config.parse(table, "README")
+
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+# What the examples print the text of, in their order.
+CONNECT, PROVIDER, PIPELINE = (
+    "anthropic/thinking-text",
+    "openai/json-chat",
+    "openai/chat-text-usage",
+)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with spawned(knobs="pace=0") as upstream:
+        yield f"{upstream.url}/v1"
+
+
+def run(example: str) -> None:
+    exec(compile(example, "README.md", "exec"), {"__name__": "example"})
+
+
+def text_of(name: str) -> str:
+    recording = next(one for one in RECORDINGS if one.name == name)
+    return joined(decode(recording.api, [recording.body])).text
+
+
+@pytest.mark.parametrize(
+    ("example", "said"), list(zip(EXAMPLES[1:], [PROVIDER, PIPELINE], strict=True))
+)
+def test_an_example_runs(
+    example: str,
+    said: str,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY_KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    monkeypatch.setitem(config.BASE_URLS, "openai", url)
+    run(example)
+    assert text_of(said) in capsys.readouterr().out
+
+
+@pytest.mark.timeout(30)
+def test_the_example_with_a_daemon_runs(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = f'[providers.anthropic]\nkind = "anthropic"\nbase_url = "{url}"\n'
+    with daemon(f'{section}key = {{ env = "KEY" }}', KEY=CANARY_KEY) as running:
+        monkeypatch.setenv("RINGCAST_RUN_DIR", str(running.directory))
+        run(EXAMPLES[0])
+    assert text_of(CONNECT) in capsys.readouterr().out
+
+
+def test_the_sessions_are_as_shown() -> None:
+    session = doctest.DocTestParser().get_doctest(README, {}, "README", "README.md", 0)
+    assert len(session.examples) > 9
+    runner = doctest.DocTestRunner(verbose=False)
+    runner.run(session)
+    assert runner.failures == 0

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from ringcast.broker.client import Client, ClientStream, connect
     from ringcast.broker.credit import BackpressureController, BackpressureError
     from ringcast.errors import ConnectionLost, NotRunning, RequestError, RingcastError
+    from ringcast.providers.http_stream import BodyError, HttpStreamHandler
     from ringcast.providers.provider import AnswerError, Provider
+    from ringcast.providers.wire.sse import SseEvent, SseParser
     from ringcast.shm.answer import Answer, joined
+    from ringcast.shm.merge import merge
     from ringcast.shm.tokens import (
         Citation,
         Delta,
@@ -35,13 +38,31 @@ if TYPE_CHECKING:
         ToolCall,
         Usage,
     )
+    from ringcast.workers.content_filter import ContentFilter
+    from ringcast.workers.pipeline import StreamingPipeline, StreamPipelineBuilder
+    from ringcast.workers.stream_metrics import NoMetrics, StreamMetrics
+    from ringcast.workers.think_tag_splitter import ThinkTagSplitter
+    from ringcast.workers.token_accumulator import TokenAccumulator
+    from ringcast.workers.token_count import TokenCount, count_tokens
+    from ringcast.workers.token_decoder import TokenDecoder
+    from ringcast.workers.transform import (
+        Fail,
+        Pass,
+        Replace,
+        Skip,
+        StreamTransformer,
+        TransformResult,
+    )
 
 _HOMES = {
     "ringcast.broker.client": ("Client", "ClientStream", "connect"),
     "ringcast.broker.credit": ("BackpressureController", "BackpressureError"),
     "ringcast.errors": ("ConnectionLost", "NotRunning", "RequestError", "RingcastError"),
+    "ringcast.providers.http_stream": ("BodyError", "HttpStreamHandler"),
     "ringcast.providers.provider": ("AnswerError", "Provider"),
+    "ringcast.providers.wire.sse": ("SseEvent", "SseParser"),
     "ringcast.shm.answer": ("Answer", "joined"),
+    "ringcast.shm.merge": ("merge",),
     "ringcast.shm.tokens": (
         "Citation",
         "Delta",
@@ -55,6 +76,21 @@ _HOMES = {
         "ToolCall",
         "Usage",
     ),
+    "ringcast.workers.content_filter": ("ContentFilter",),
+    "ringcast.workers.pipeline": ("StreamPipelineBuilder", "StreamingPipeline"),
+    "ringcast.workers.stream_metrics": ("NoMetrics", "StreamMetrics"),
+    "ringcast.workers.token_count": ("TokenCount", "count_tokens"),
+    "ringcast.workers.think_tag_splitter": ("ThinkTagSplitter",),
+    "ringcast.workers.token_accumulator": ("TokenAccumulator",),
+    "ringcast.workers.token_decoder": ("TokenDecoder",),
+    "ringcast.workers.transform": (
+        "Fail",
+        "Pass",
+        "Replace",
+        "Skip",
+        "StreamTransformer",
+        "TransformResult",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -63,27 +99,48 @@ __all__ = [
     "AnswerError",
     "BackpressureController",
     "BackpressureError",
+    "BodyError",
     "Citation",
     "Client",
     "ClientStream",
     "ConnectionLost",
+    "ContentFilter",
     "Delta",
     "Done",
     "Error",
+    "Fail",
     "FunctionCall",
+    "HttpStreamHandler",
+    "NoMetrics",
     "NotRunning",
+    "Pass",
     "Provider",
     "Reasoning",
     "Refusal",
+    "Replace",
     "RequestError",
     "RingcastError",
+    "Skip",
+    "SseEvent",
+    "SseParser",
+    "StreamMetrics",
+    "StreamPipelineBuilder",
     "StreamToken",
+    "StreamTransformer",
+    "StreamingPipeline",
     "Text",
+    "ThinkTagSplitter",
+    "TokenAccumulator",
+    "TokenCount",
+    "TokenDecoder",
     "ToolCall",
+    "TransformResult",
     "Usage",
     "__version__",
     "connect",
+    "count_tokens",
     "joined",
+    "merge",
 ]
 
 

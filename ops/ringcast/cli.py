@@ -306,6 +306,37 @@ def decode(
             _print_json(describe(token))
 
 
+@main.group(invoke_without_command=True)
+@_json
+@click.pass_context
+def tokenizers(context: click.Context, as_json: bool) -> None:
+    """List the rank files with which tokens are counted, and where they are."""
+    if context.invoked_subcommand:
+        return
+    from ringcast import tokenizers as files
+
+    if as_json:
+        _print_json(files.present())
+        return
+    for file in files.present():
+        click.echo(f"{file['file']:<20} {file['path'] or 'not installed'}")
+
+
+@tokenizers.command("install")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(exists=True, path_type=Path),
+    help="A rank file, or a folder, wheel or tar archive that holds one; else they are downloaded.",
+)
+def install_tokenizers(source: Path | None) -> None:
+    """Install rank files, each known by its SHA-256."""
+    from ringcast import tokenizers as files
+
+    for path in files.install(source):
+        click.echo(f"installed {path}")
+
+
 @main.command()
 @click.option("--corpus", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True)
@@ -343,6 +374,7 @@ def demo(corpus: Path | None, pace: float | None, as_json: bool) -> None:
             "reliability",
             "fanout",
             "crowd",
+            "transforms",
         ]
     ),
 )
