@@ -375,6 +375,8 @@ def demo(corpus: Path | None, pace: float | None, as_json: bool) -> None:
             "fanout",
             "crowd",
             "transforms",
+            "pipeline",
+            "tokens",
         ]
     ),
 )
