@@ -31,6 +31,25 @@ def test_the_apis_of_a_kind(kind: config.Kind) -> None:
     assert ROWS[kind].split(", ") == list(vendor(config.Provider(kind, "http://x")).apis)
 
 
+FIELDS = (
+    *("tools", "parallel_tool_calls", "images", "json_schema", "reasoning"),
+    *("logprobs", "several", "seed", "prompt_cache", "models"),
+)
+PROMISES = {
+    cells[1].strip(" `"): cells[2:-1]
+    for line in README.partition("| what can be asked of |")[2].splitlines()[2:]
+    if len(cells := line.split("|")) == len(FIELDS) + 4
+}
+
+
+@pytest.mark.parametrize("kind", get_args(config.Kind))
+def test_what_can_be_asked_of_a_kind(kind: config.Kind) -> None:
+    promised = vendor(config.Provider(kind, "http://x")).capabilities()
+    said = [cell.strip() for cell in PROMISES[kind]]
+    assert said[-1] == promised.count
+    assert [cell == "✓" for cell in said[:-1]] == [getattr(promised, name) for name in FIELDS]
+
+
 def test_the_fields_of_a_request_are_named() -> None:
     section = README.partition("**A request**")[2].partition("```sh")[0]
     named = set(re.findall(r"`([a-z_]+)`", section))
