@@ -289,6 +289,13 @@ def recorded(provider: str, api: str) -> Recording:
         ("anthropic", "complete", "anthropic", "anthropic"),
         ("vertex", "messages", "vertex-messages", "anthropic"),
         ("anthropic", "chat", "anthropic-chat", "openai-compatible"),
+        ("openai", "responses", "openai", "openai"),
+        ("gemini", "generate", "gemini", "gemini"),
+        ("vertex", "generate", "vertex-generate", "gemini"),
+        ("bedrock", "converse", "bedrock", "bedrock"),
+        ("bedrock", "responses", "bedrock-responses", "openai-compatible"),
+        ("ollama", "native", "ollama", "ollama"),
+        ("local", "native", "local-native", "ollama"),
     ],
 )
 def test_gateway_speaks_the_recordings_api(provider: str, api: str, name: str, kind: str) -> None:

@@ -17,7 +17,10 @@ from ringcast.providers.wire.summary import summarize
 from ringcast.replay.recording import Recording, events
 from ringcast.shm.tokens import Done, Error, StreamToken, Summary
 
-APIS: Final = ("chat", "messages", "completions", "complete")
+APIS: Final = (
+    *("chat", "messages", "completions", "complete"),
+    *("responses", "generate", "converse", "native"),
+)
 NATURAL_PACE: Final = 60.0
 QUESTION: Final = [{"role": "user", "content": "Play the recording, please."}]
 STALLED_S: Final = 20.0

@@ -26,7 +26,15 @@ STOP_S: Final = 15.0
 LOOK_S: Final = 0.02
 LOG: Final = "ringcast.log"
 CONFIG: Final = "config.toml"
-_CLAUDE_APIS: Final = ("messages", "complete")
+_KINDS: Final = {
+    "messages": "anthropic",
+    "complete": "anthropic",
+    "generate": "gemini",
+    "converse": "bedrock",
+    "native": "ollama",
+}
+# Signed with, and looked at by nobody.
+_AWS: Final = {"AWS_ACCESS_KEY_ID": "AKIDDEMO", "AWS_SECRET_ACCESS_KEY": "demo"}
 
 
 @contextmanager
@@ -65,17 +73,15 @@ def _no_interrupt() -> Iterator[None]:
 def gateway(recording: Recording) -> tuple[str, str]:
     """Return name and kind of the provider that a recording is asked from.
 
-    What speaks Anthropic's API elsewhere (and the other way round) gets a name of its own.
+    What speaks a vendor's own API elsewhere (and the other way round) gets a name of its own.
     """
-    provider = recording.provider
-    if recording.api in _CLAUDE_APIS:
-        kind = "anthropic"
-    elif provider in BASE_URLS and provider != "anthropic":
-        kind = provider
-    else:
-        kind = "openai-compatible"
-    own = (kind == "anthropic") == (provider == "anthropic")
-    return (provider if own else f"{provider}-{recording.api}"), kind
+    provider, api = recording.provider, recording.api
+    if api in _KINDS:
+        kind = _KINDS[api]
+        return (provider if kind == provider else f"{provider}-{api}"), kind
+    if provider in _KINDS.values():
+        return f"{provider}-{api}", "openai-compatible"
+    return provider, provider if provider in BASE_URLS else "openai-compatible"
 
 
 def _config(recordings: Iterable[Recording], url: str) -> str:
@@ -83,6 +89,7 @@ def _config(recordings: Iterable[Recording], url: str) -> str:
     kinds.update(gateway(recording) for recording in recordings)
     return "\n".join(
         f"[providers.{json.dumps(name)}]\nkind = {json.dumps(kind)}\nbase_url = {json.dumps(url)}\n"
+        + ('region = "us-east-1"\n' if kind == "bedrock" else "")
         for name, kind in kinds.items()
     )
 
@@ -92,7 +99,7 @@ def _daemon(run_dir: Path) -> Iterator[None]:
     arguments = [sys.executable, "-P", "-m", "ringcast", "serve", "--run-dir", str(run_dir)]
     arguments += ["--config", str(run_dir / CONFIG), "--parent-pid", str(os.getpid())]
     keys = KEY_VARIABLES.values()
-    environment = {name: value for name, value in os.environ.items() if name not in keys}
+    environment = {name: value for name, value in os.environ.items() if name not in keys} | _AWS
     with (run_dir / LOG).open("wb") as log:
         child = subprocess.Popen(
             arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
