@@ -104,21 +104,21 @@ class Vendor(ABC):
     def capabilities(self, model: str = "") -> Capabilities:
         """Return what can be asked for, of a certain model as far as its name tells."""
 
+    @abstractmethod
     def models(self, page: str = "") -> Call | None:
         """Return the call that lists models from `page` on; None where nothing does."""
-        return None
 
+    @abstractmethod
     def read_models(self, body: bytes) -> Page:
         """Read the answer to it. Raises `msgspec.MsgspecError` if it is none."""
-        raise NotImplementedError
 
     def count(self, model: str, request: AnyRequest) -> Call | None:
         """Return the call that counts a request's tokens; None where nothing does."""
         return None
 
+    @abstractmethod
     def read_count(self, body: bytes) -> int:
         """Read the answer to it. Raises `msgspec.MsgspecError` if it is none."""
-        raise NotImplementedError
 
     def health(self) -> Call | None:
         """Return the cheapest call that proves the provider reachable and the key good."""

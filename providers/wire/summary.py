@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from ringcast.errors import Code
-from ringcast.providers.wire.body import Ending, cut_short, open_body
-from ringcast.providers.wire.framing import framer
-from ringcast.providers.wire.sse import Bytes, WireError
+from ringcast.providers.wire.body import Ending
+from ringcast.providers.wire.sse import Bytes
+from ringcast.providers.wire.token_reader import TokenReader
 from ringcast.shm.tokens import (
     Citation,
     Delta,
@@ -45,19 +45,9 @@ def decode(
 
     `kind` and `compat` are as for `open_body`. Raises `KeyError` for an API without a dialect.
     """
-    ending = ending or Ending()
-    frames, body = framer(api), open_body(api, kind=kind, compat=compat)
-    tokens: list[StreamToken] = []
-    try:
-        for chunk in chunks:
-            if block := frames.feed(chunk):
-                tokens += body.feed(block)
-        if ending.kind == "eof":
-            tokens += body.tail(frames.rest())
-    except WireError as error:
-        tokens += body.feed(error.block) if error.block else []
-        ending = cut_short(ending, error)
-    return tokens + body.end(ending)
+    reader = TokenReader(api, kind=kind, compat=compat)
+    tokens = [token for chunk in chunks for token in reader.read(chunk)]
+    return tokens + reader.end(ending)
 
 
 def summarize(tokens: Iterable[StreamToken]) -> dict[str, Any]:
