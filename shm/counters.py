@@ -13,12 +13,28 @@ from ringcast.errors import Code
 
 BLOCK: Final = 128
 BLOCK_BYTES: Final = BLOCK * 8
-ROLES: Final = ("none", "supervisor", "provider", "worker", "broker")
+# Room for one worker's stream metrics (`workers.stream_metrics`), which have a page of their own:
+# 1,370 words, and the rest of the last line of 128 bytes.
+METRICS_BYTES: Final = 86 * 128
+ROLES: Final = ("none", "supervisor", "provider", "worker", "broker", "counter")
 
 NAMES: Final[dict[str, tuple[str, ...]]] = {
     "none": (),
     "supervisor": ("restarts",),
-    "provider": ("requests", "streams", "ring_full", "cancelled", "reattached"),
+    "provider": (
+        "requests",
+        "streams",
+        "ring_full",
+        "cancelled",
+        "reattached",
+        "waiting",  # requests that are not sent now
+        "waited",  # how often one was not
+        "sent_again",
+        "bad_limits",  # values of rate-limit headers that say nothing
+        "connections_open",
+        "connections_idle",
+        "connections_awaited",  # requests that wait for a place (limits.max_connections_per_host)
+    ),
     "worker": (
         "records",
         "bytes_in",
@@ -43,6 +59,7 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
         "refused",
         "log_moved",
     ),
+    "counter": ("counts",),  # the process that counts the tokens of texts
 }
 _FIRST: Final = 4  # words 0..3: role, pid, heartbeat, epoch
 
@@ -53,12 +70,12 @@ class Block:
     def __init__(self, page: memoryview, number: int, role: str, *, pid: int = 0) -> None:
         """Claim block `number` of `page`. Counters go on from what a predecessor left."""
         start = number * BLOCK_BYTES
-        self._words = page[start : start + BLOCK_BYTES].cast("Q")
+        self.words = page[start : start + BLOCK_BYTES].cast("Q")  # by `slot`, for the hottest path
         self._index = {name: _FIRST + i for i, name in enumerate(NAMES[role])}
-        self._words[1] = pid
-        self._words[3] += 1
-        self.starts: int = self._words[3]  # how often the block was claimed: an epoch
-        self._words[0] = ROLES.index(role)
+        self.words[1] = pid
+        self.words[3] += 1
+        self.starts: int = self.words[3]  # how often the block was claimed: an epoch
+        self.words[0] = ROLES.index(role)
 
     def slot(self, name: str) -> int:
         """Return the word of `name`, for `add` on a hot path."""
@@ -66,24 +83,29 @@ class Block:
 
     def add(self, slot: int, amount: int = 1) -> None:
         """Add to one counter; it wraps at 2**64."""
-        words = self._words
+        words = self.words
         words[slot] = (words[slot] + amount) & 0xFFFF_FFFF_FFFF_FFFF
 
     def set(self, slot: int, value: int) -> None:
         """Store a gauge."""
-        self._words[slot] = value
+        self.words[slot] = value
 
     def get(self, slot: int) -> int:
         """Read a word back, as a successor does."""
-        return self._words[slot]
+        return self.words[slot]
 
     def beat(self, now_ns: int) -> None:
         """Store the heartbeat: CLOCK_MONOTONIC in nanoseconds."""
-        self._words[2] = now_ns
+        self.words[2] = now_ns
 
     def close(self) -> None:
         """Give the view of the page back."""
-        self._words.release()
+        self.words.release()
+
+
+def page_bytes(providers: int, workers: int) -> int:
+    """Return the size of a daemon's page: supervisor, broker and counter are in it too."""
+    return (3 + providers + workers) * BLOCK_BYTES
 
 
 def heartbeat_ns(page: memoryview, number: int) -> int:

@@ -15,6 +15,7 @@ from ringcast.shm import counters, layout, segment
 from ringcast.shm.doorbell import Doorbell
 from ringcast.shm.ledger import LEDGER_BYTES
 from ringcast.shm.ring import hand_over
+from ringcast.shm.shared_words import TABLE_BYTES
 
 
 class Line:
@@ -64,7 +65,10 @@ class Wiring:
         self.outs = [
             Line(f"{family}-{next(numbers)}", out_bytes, "rings.out_bytes") for _ in range(workers)
         ]
+        self.wanted = Doorbell.create()  # rung when a counting process is needed
         self.counters = f"{family}-0"
+        self.metrics = f"{family}-m"
+        self.traffic = f"{family}-t"  # what provider processes share: see `shared_words`
         self.ledger = f"{family}-l"
         self.spill = f"{family}-s"  # the broker makes it when it needs it
 
@@ -76,9 +80,12 @@ class Wiring:
         self._owner = pid, start_time
         made: list[segment.Segment] = []
         try:
-            size = (2 + self.providers + self.workers) * counters.BLOCK_BYTES
+            size = counters.page_bytes(self.providers, self.workers)
             made.append(segment.create(self.counters, size, setting="the counters page"))
+            size = self.workers * counters.METRICS_BYTES
+            made.append(segment.create(self.metrics, size, setting="the metrics page"))
             made.append(segment.create(self.ledger, LEDGER_BYTES, setting="the ledger"))
+            made.append(segment.create(self.traffic, TABLE_BYTES, setting="the traffic table"))
             for line in [*(line for row in self.ins for line in row), *self.outs]:
                 made.append(line.create(pid, start_time))  # noqa: PERF401 - all made are removed
         except (StartupError, OSError):
@@ -94,7 +101,7 @@ class Wiring:
             for number, row in enumerate(self.ins):
                 yield row[index], False, ("provider", number)
             yield self.outs[index], True, ("broker", 0)
-        else:
+        elif role != "counter":  # it counts what comes by ZeroMQ
             lines = self.outs if role == "broker" else self.ins[index]
             for number, line in enumerate(lines):
                 yield line, role != "broker", ("worker", number)
@@ -121,11 +128,14 @@ class Wiring:
 
     def block(self, role: str, index: int) -> int:
         """Return the number of a process's counters block."""
-        first = {"supervisor": 0, "broker": 1, "provider": 2, "worker": 2 + self.providers}
+        workers = 2 + self.providers
+        first = {"supervisor": 0, "broker": 1, "provider": 2, "worker": workers}
+        first["counter"] = workers + self.workers
         return first[role] + index
 
     def close(self) -> None:
         """Close the doorbells."""
+        self.wanted.close()
         for line in [line for row in self.ins for line in row] + self.outs:
             line.bell.close()
             line.room.close()

@@ -372,9 +372,9 @@ def test_s22_no_process_has_a_ring_that_is_not_its_own(two_workers: Daemon) -> N
         f"/dev/shm/{running.state.segments[0]}"
     }
     assert mapped == {
-        ("provider", 0): {"0", "1", "2"},
-        ("worker", 0): {"0", "1", "3"},
-        ("worker", 1): {"0", "2", "4"},
+        ("provider", 0): {"0", "1", "2", "t"},  # and the words that they share
+        ("worker", 0): {"0", "1", "3", "m"},  # and the metrics
+        ("worker", 1): {"0", "2", "4", "m"},
         ("broker", 0): {"0", "3", "4", "l"},  # and the ledger
     }
 

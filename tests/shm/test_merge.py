@@ -26,13 +26,14 @@ WORD = st.text("abc", max_size=3)
 FEW = st.integers(0, 1)
 NAME = st.sampled_from([None, "f", "g"])
 LOGPROB = st.none() | st.just([Logprob("t", -0.5)])
+PREVIEW = st.none() | st.just({"a": 1})
 IDS = st.none() | st.lists(st.integers(0, 200_000), max_size=2)
 TOKENS: st.SearchStrategy[StreamToken] = st.one_of(
     st.builds(Text, WORD),
     st.builds(Delta, WORD, FEW, LOGPROB, IDS, IDS),
     st.builds(Reasoning, WORD, FEW, FEW, NAME, NAME, st.none() | st.just({"id": "r"})),
     st.builds(Refusal, WORD, FEW, LOGPROB),
-    st.builds(ToolCall, FEW, NAME, NAME, WORD, FEW),
+    st.builds(ToolCall, FEW, NAME, NAME, WORD, FEW, PREVIEW),
     st.builds(FunctionCall, NAME, WORD, FEW),
     st.builds(Citation, st.just("http://x")),
 )
@@ -69,6 +70,9 @@ def test_what_can_be_merged() -> None:
     assert merge(Text("a"), Text("b")) == Text("ab")
     begun, rest = ToolCall(0, "id", "f", '{"a"'), ToolCall(0, arguments=": 1}")
     assert merge(begun, rest) == ToolCall(0, "id", "f", '{"a": 1}')
+    seen = ToolCall(0, arguments="1", preview=[])
+    assert merge(seen, ToolCall(0, arguments="2")) == ToolCall(0, arguments="12", preview=[])
+    assert merge(seen, ToolCall(0, preview=[12])) == ToolCall(0, arguments="1", preview=[12])
     assert merge(Reasoning("a"), Reasoning("b", signature="s")) == Reasoning("ab", signature="s")
     usage = Usage(input_tokens=3, output_tokens=0)
     assert merge(usage, Usage(output_tokens=9)) == Usage(input_tokens=3, output_tokens=9)

@@ -38,7 +38,7 @@ def test_open_round_trip(identity: bytes, api: str, provider: str, model: str) -
 
 def test_a_newer_open_is_understood_and_a_broken_one_refused() -> None:
     """Fields are only ever added at the end."""
-    known = [b"i" * 16, "openai.chat", "openai", "m", "kind", "", b""]
+    known = [b"i" * 16, "openai.chat", "openai", "m", "kind", "", b"", 0, 1, True, None]
     newer = msgspec.msgpack.encode([*known, "new"])
     assert records.decode_open(newer) == Open(b"i" * 16, "openai.chat", "openai", "m", "kind")
     for broken in (b"", b"\xc1", msgspec.msgpack.encode([b"i", "api"])):
