@@ -23,7 +23,7 @@ from ringcast import rundir
 from ringcast.broker import protocol
 from ringcast.errors import Code, ConnectionLost, NotRunning, RequestError
 from ringcast.shm.answer import Answer, joined
-from ringcast.shm.tokens import Done, Error, StreamToken
+from ringcast.shm.tokens import Done, Error, StreamToken, Waiting
 from ringcast.sockets import Message, Socket, make
 
 # Tokens processed before credit is given at once; what is less waits for the next beat, so
@@ -59,6 +59,7 @@ class ClientStream:
         self._next = after + 1  # the number expected from the daemon
         self._batches: list[list[StreamToken]] = []
         self._batch: list[StreamToken] = []
+        self._waits: list[StreamToken] = []  # they have no number, and are not for the log
         self._index = 0
         self._granted = after + 1
         self._ended = False
@@ -81,6 +82,8 @@ class ClientStream:
                 self._index = index + 1
                 self.seq += 1
                 return self._batch[index]
+            if self._waits:
+                return self._waits.pop(0)
             if not await self._refill():
                 raise StopAsyncIteration
 
@@ -92,6 +95,9 @@ class ClientStream:
                 self._index = len(self._batch)
                 self.seq += len(batch)
                 yield batch
+            if self._waits:
+                waits, self._waits = self._waits, []
+                yield waits
             if not await self._refill():
                 return
 
@@ -99,6 +105,8 @@ class ClientStream:
         """Take the next batch; return False after the last one."""
         self._give_credit()
         while not self._batches:
+            if self._waits:
+                return True
             if self._ended:
                 return False
             if self._failure is not None:
@@ -142,6 +150,10 @@ class ClientStream:
         self._wake()
 
     # the client's side
+
+    def _wait(self, reason: str, seconds: float) -> None:
+        self._waits.append(Waiting(reason, seconds))
+        self._wake()
 
     def _feed(self, first: int, tokens: list[StreamToken]) -> None:
         """Take a run from the daemon, dropping what came before (a resume sends whole runs)."""
@@ -238,20 +250,21 @@ class Client:
         messages: list[dict[str, Any]],
         *,
         window: int = 0,
+        waiting: bool = False,
         **options: Any,
     ) -> ClientStream:
-        """Start a chat with `model` ("PROVIDER/model").
+        """Start a chat with `model`: "PROVIDER/model", or the name of a route.
 
-        `options` are the request's other fields (max_tokens, temperature, tools, extra, …).
-        Raises `RequestError` if the daemon refuses.
+        `options` are the request's other fields (max_tokens, temperature, tools, extra, …). With
+        `waiting`, the stream has `Waiting` tokens too. Raises `RequestError` if the daemon refuses.
         """
-        return await self._open({"model": model, "messages": messages, **options}, window)
+        return await self._open({"model": model, "messages": messages, **options}, window, waiting)
 
     async def complete(
-        self, model: str, prompt: str, *, window: int = 0, **options: Any
+        self, model: str, prompt: str, *, window: int = 0, waiting: bool = False, **options: Any
     ) -> ClientStream:
         """Have a text continued, by the first API of the provider that takes a prompt."""
-        return await self._open({"model": model, "prompt": prompt, **options}, window)
+        return await self._open({"model": model, "prompt": prompt, **options}, window, waiting)
 
     async def attach(
         self, stream: bytes | str, *, after: int = -1, window: int = 0
@@ -323,11 +336,11 @@ class Client:
         self._number += 1
         return self._number
 
-    async def _open(self, request: dict[str, Any], window: int) -> ClientStream:
+    async def _open(self, request: dict[str, Any], window: int, waits: bool) -> ClientStream:
         reader = self._new(-1, window)
         raw = msgspec.Raw(protocol.encode(request))
         stream = os.urandom(protocol.ID_BYTES)
-        return await self._ready(reader, protocol.Open(reader._handle, raw, window, stream))
+        return await self._ready(reader, protocol.Open(reader._handle, raw, window, stream, waits))
 
     def _new(self, after: int, window: int) -> ClientStream:
         handle = self._next_number()
@@ -389,6 +402,9 @@ class Client:
                 for handle, first, tokens in runs:
                     if (reader := self._streams.get(handle)) is not None:
                         reader._feed(first, tokens)
+            case protocol.Waiting(handle, reason, seconds):
+                if (reader := self._streams.get(handle)) is not None:
+                    reader._wait(reason, seconds)
             case protocol.Opened(handle, stream, provider, model):
                 if (reader := self._streams.get(handle)) is not None:
                     reader.id, reader.provider, reader.model = stream, provider, model
@@ -458,15 +474,19 @@ class Client:
 
     async def _keep_alive(self) -> None:
         """Give waiting credit each beat, and ping each heartbeat."""
+        beats = 0
         while not self._lost:
-            for _ in range(max(1, round(self._heartbeat_s / BEAT_S))):
-                await asyncio.sleep(BEAT_S)
-                for handle, reader in list(self._streams.items()):
-                    if reader._ended and not reader._batches:
-                        # Whoever has the terminal token may never ask for what follows it.
-                        self._streams.pop(handle)
-                        self._credits[handle] = reader._next
-                self._flush_credits()
+            await asyncio.sleep(BEAT_S)
+            for handle, reader in list(self._streams.items()):
+                if reader._ended and not reader._batches:
+                    # Whoever has the terminal token may never ask for what follows it.
+                    self._streams.pop(handle)
+                    self._credits[handle] = reader._next
+            self._flush_credits()
+            beats += 1
+            if beats * BEAT_S < self._heartbeat_s:  # which WELCOME tells
+                continue
+            beats = 0
             # Counted and not timed: a client that was itself stopped has missed nothing.
             if self._unanswered * self._heartbeat_s >= PATIENCE_S:
                 self._lost = True

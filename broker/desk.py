@@ -11,18 +11,20 @@ import msgspec
 import zmq
 
 from ringcast.broker import protocol
+from ringcast.broker.count_queue import CountQueue
 from ringcast.broker.dispatch import Dispatch
 from ringcast.broker.gate import Rate
 from ringcast.broker.inquiries import Inquiries
 from ringcast.broker.protocol import Refused
 from ringcast.broker.session import Sessions
 from ringcast.broker.stream import Client, Stream, Subscription
-from ringcast.config import Config
+from ringcast.config import ROUTE, Config
 from ringcast.errors import Code, RequestError
 from ringcast.providers import commands
 from ringcast.providers.request import refuse
 from ringcast.shm.counters import Block
 from ringcast.sockets import Message, Socket
+from ringcast.workers import ranks
 
 SILENCE: Final = 3  # heartbeats that a client may miss
 HOLD_S: Final = 5.0  # how long a request waits for a provider process
@@ -51,8 +53,12 @@ class Desk:
         follow_up: Callable[[], None],
         status: Callable[[str], dict[str, Any]],
         loop: asyncio.AbstractEventLoop,
+        count: Callable[[commands.Ask], bool],
     ) -> None:
-        """`follow_up` sees to what the sessions noted; `status` answers for this daemon id."""
+        """`follow_up` sees to what the sessions noted; `status` answers for this daemon id.
+
+        `count` gives the counting process a question, or has one started and returns False.
+        """
         self._sessions = sessions
         self._dispatch = dispatch
         self._config = config
@@ -62,7 +68,8 @@ class Desk:
         self._loop = loop
         self._daemon = secrets.token_hex(8)
         self._messages, self._bad_answers = Rate(), Rate()
-        self._inquiries = Inquiries(dispatch.send, config.processes.providers)
+        counts = CountQueue(count, ranks.are_installed)
+        self._inquiries = Inquiries(dispatch.send, config.processes.providers, counts)
         self._held: list[tuple[Client, protocol.Open, float]] = []  # since when
         self.leases: dict[int, asyncio.TimerHandle] = {}
         self.last_slot = counters.get(counters.slot("streams"))
@@ -127,7 +134,8 @@ class Desk:
             case protocol.Bye():
                 self.lose(client.route)
             case protocol.Models() | protocol.Count() | protocol.Health() | protocol.Capabilities():
-                self._inquiries.ask(client.route, frame.request, self._question(frame))
+                question = self._question(frame)
+                self._inquiries.ask(client.route, frame.request, question, client.heard)
             case protocol.Status(request):
                 result = protocol.Result(request, self._status(self._daemon))
                 self._send(client.route, protocol.encode(result))
@@ -138,6 +146,8 @@ class Desk:
             provider, model = self._resolve(frame.asked)
             return commands.Ask(0, "count", provider, model, frame.asked)
         if isinstance(frame, protocol.Capabilities):
+            if frame.provider in self._config.routes and not frame.model:
+                return commands.Ask(0, "capabilities", ROUTE, frame.provider)
             self._check_known(frame.provider)
             return commands.Ask(0, "capabilities", frame.provider, frame.model[:MAX_MODEL])
         if frame.provider:
@@ -147,13 +157,22 @@ class Desk:
         return commands.Ask(0, what, frame.provider)
 
     def on_answer(self, answer: commands.Answer) -> None:
-        """A provider process has answered a question."""
-        if (told := self._inquiries.answered(answer)) is not None and self.socket is not None:
+        """A provider process has answered a question, or the counting process."""
+        told = self._inquiries.answered(answer, self._loop.time())
+        if told is not None and self.socket is not None:
             self._send(told[0], protocol.encode(told[1]))
 
     def ask_again(self, process: int) -> None:
         """A provider process is new: what its predecessor was asked is asked again."""
         self._inquiries.repeat(process)
+
+    def recount(self) -> None:
+        """The counting process is new."""
+        self._inquiries.recount(self._loop.time())
+
+    def look_at_counts(self, now: float) -> None:
+        """Answer otherwise what the counting process does not count."""
+        self._inquiries.look(now)
 
     def _cut_off(self, route: bytes) -> None:
         """Lose a peer that says too much; it is not heard for the rest of the second."""
@@ -187,7 +206,8 @@ class Desk:
         if frame.stream and len(frame.stream) != protocol.ID_BYTES:
             raise refuse("stream", f"has {len(frame.stream)} bytes, not {protocol.ID_BYTES}")
         if (known := self._sessions.by_id.get(frame.stream)) is not None:
-            self._read(client, frame.handle, known, -1, window)  # asked before, answer lost
+            # asked before, and the answer was lost
+            self._read(client, frame.handle, known, -1, window, waits=frame.waits)
             return
         if frame.handle in client.subscriptions:
             raise RequestError(Code.DUPLICATE_REQUEST, f"handle {frame.handle} is in use")
@@ -218,7 +238,7 @@ class Desk:
         )
         start = commands.Start(
             stream.slot, stream.id, stream.worker, provider, model, frame.request,
-            stream.window.told,
+            stream.window.told, client.route,
         )  # fmt: skip
         if not self._dispatch.send(process, start):
             stream.window.close()
@@ -228,7 +248,7 @@ class Desk:
         stream.start = start
         self._sessions.add(stream)
         self._counters.add(self._counters.slot("streams"))
-        self._read(client, frame.handle, stream, -1, window)
+        self._read(client, frame.handle, stream, -1, window, waits=frame.waits)
 
     def _let_go(self, unwanted: Callable[[Client, protocol.Open], bool]) -> bool:
         """Forget held requests that nobody wants any more; return whether there were any."""
@@ -270,11 +290,15 @@ class Desk:
             named = _decode_named(request).model
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RequestError(Code.BAD_REQUEST, f"request: {error}") from None
-        provider, slash, model = named.partition("/")
-        if not slash or not model:
-            raise refuse("model", f"{named[:80]!r} is not PROVIDER/model")
         if len(named) > MAX_MODEL:
             raise refuse("model", f"has {len(named)} characters, {MAX_MODEL} are allowed")
+        if named in self._config.routes:
+            return ROUTE, named
+        provider, slash, model = named.partition("/")
+        if not slash or not model:
+            routes = ", ".join(sorted(self._config.routes)) or "none"
+            text = f"{named[:80]!r} is neither PROVIDER/model nor a route (there are: {routes})"
+            raise refuse("model", text)
         self._check_known(provider)
         return provider, model
 
@@ -292,7 +316,27 @@ class Desk:
         stream = self._find(frame.stream)
         self._read(client, frame.handle, stream, frame.after, self._window(frame.window))
 
-    def _read(self, client: Client, handle: int, stream: Stream, after: int, window: int) -> None:
+    def waiting(self, slot: int, reason: str, seconds: float) -> None:
+        """A request waits, or goes now: tell whoever wants to know."""
+        stream = self._sessions.streams.get(slot)
+        if stream is None or self.socket is None:
+            return
+        stream.waiting = (reason, self._loop.time() + seconds) if seconds else ("", 0.0)
+        for one in stream.subscriptions:
+            if one.waits:
+                frame = protocol.Waiting(one.handle, reason, seconds)
+                self._send(one.client.route, protocol.encode(frame))
+
+    def _read(
+        self,
+        client: Client,
+        handle: int,
+        stream: Stream,
+        after: int,
+        window: int,
+        *,
+        waits: bool = False,
+    ) -> None:
         known = client.subscriptions.get(handle)
         if known is not None and known.stream is stream:  # asked twice on one connection
             self._reply_opened(client, handle, stream)
@@ -305,10 +349,14 @@ class Desk:
         if (under_way := sum(one.outstanding for one in readers)) > limit:
             text = f"{under_way} bytes are under way to you, {limit} are allowed: take some first"
             raise RequestError(Code.SLOW_CONSUMER, f"{text} (limits.max_window_bytes)", limit=limit)
-        self._sessions.subscribe(client, handle, stream, after, window)
+        self._sessions.subscribe(client, handle, stream, after, window).waits = waits
         if (lease := self.leases.pop(stream.slot, None)) is not None:
             lease.cancel()
         self._reply_opened(client, handle, stream)  # before its tokens, sent by `_flush`
+        if waits and stream.waiting[0]:
+            reason, until = stream.waiting
+            left = protocol.Waiting(handle, reason, max(0.0, until - self._loop.time()))
+            self._send(client.route, protocol.encode(left))
 
     def _find(self, stream_id: bytes) -> Stream:
         stream = self._sessions.by_id.get(stream_id)

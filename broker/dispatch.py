@@ -15,7 +15,7 @@ import msgspec
 
 from ringcast.broker.credit import BackpressureController, Budget
 from ringcast.broker.session import Sessions
-from ringcast.broker.stream import Again, Stream
+from ringcast.broker.stream import Again, Stream, Unsaid
 from ringcast.config import Config
 from ringcast.errors import Code
 from ringcast.providers import commands
@@ -59,9 +59,21 @@ class Dispatch:
         for process, told in limits.items():
             self.send(process, commands.Grant(told))
 
+    def began(self, streams: Iterable[Stream]) -> None:
+        """Tell of first tokens, in one message for each process."""
+        slots: dict[int, list[int]] = {}
+        for stream in streams:
+            stream.waiting = "", 0.0
+            slots.setdefault(stream.process, []).append(stream.slot)
+        for process, begun in slots.items():
+            self.send(process, commands.Began(begun))
+
     def stop(self, stream: Stream, *, cancel: bool) -> None:
         """Have a stream's connection closed, at once or when it is drained."""
-        self.send(stream.process, commands.Stop(stream.slot, cancel))
+        last = stream.last_token
+        usage, error = (last.usage if last else None), (last if isinstance(last, Error) else None)
+        command = commands.Stop(stream.slot, cancel, stream.terminal, usage, error)
+        self.send(stream.process, command)
 
     def cancel(self, stream: Stream) -> None:
         """End a stream that nobody wants, wherever it is, and its answer if that is kept."""
@@ -100,6 +112,8 @@ class Dispatch:
     def go_on(self, again: Again) -> None:
         """A stream has lost its connection: go on with another, or say why not."""
         stream = again.stream
+        if not again.lost and again.ended_ns < stream.again_ns:  # another end was answered since
+            return
         if again.cursor is not None:
             self._resume(stream, again.cursor, again.raw)
         elif stream.cancelled:
@@ -110,13 +124,38 @@ class Dispatch:
         else:
             self._ask_again(stream)
 
+    def unsaid(self, failed: Unsaid) -> None:
+        """A stream failed before its first token: whoever sent the request may send it again."""
+        stream = failed.stream
+        if stream.end or stream.opened_ns != failed.opened_ns:  # of old: a predecessor has asked
+            return
+        stream.unsaid = failed.error
+        # Ends written since then are not its own: a process has died that does not hear of this.
+        stream.again_ns = max(stream.again_ns, failed.opened_ns)
+        self._begin_anew(stream)
+        limit = stream.window.told
+        command = commands.Unsaid(stream.slot, stream.worker, failed.opened_ns, failed.error, limit)
+        self.send(stream.process, command)  # a process that is gone will report, and so ask
+
+    def spent(self, slot: int) -> None:
+        """It is not sent again: what was kept back is said now."""
+        stream = self._sessions.streams.get(slot)
+        if stream is None or stream.unsaid is None or stream.end or stream.opened:
+            return
+        cancelled = Error(Code.CANCELLED, "cancelled by the client")
+        self._sessions.fail(stream, cancelled if stream.cancelled else stream.unsaid)
+
+    def _begin_anew(self, stream: Stream) -> None:
+        stream.raw = stream.paid = 0
+        stream.window.close()
+        stream.window = self.window()
+
     def _ask_again(self, stream: Stream) -> None:
         """Send a request once more whose first sending made no visible token."""
         if stream.start is not None and stream.attempts < ATTEMPTS:
             stream.attempts += 1
             stream.again_ns = time.monotonic_ns()  # ends written before this are answered by it
-            stream.window.close()
-            stream.window = self.window()
+            self._begin_anew(stream)
             stream.start = msgspec.structs.replace(stream.start, limit=stream.window.told)
             self.send(stream.process, stream.start)  # one that is gone will report, and so ask
             return

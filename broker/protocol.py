@@ -60,7 +60,8 @@ class Open(Frame, frozen=True, tag="open"):
 
     `window` — bytes that may be under way to this client, 0 for the daemon's default.
     `stream` — 16 random bytes as its id, so that asking again is safe when no answer came:
-    an id that is known is attached to. Without, the daemon chooses.
+    an id that is known is attached to. Without, the daemon chooses. With `waits`, WAITING tells
+    why the request is not sent yet.
     Answered by OPENED or ERROR, both with the same `handle`.
     """
 
@@ -68,6 +69,7 @@ class Open(Frame, frozen=True, tag="open"):
     request: msgspec.Raw
     window: int = 0
     stream: bytes = b""
+    waits: bool = False
 
 
 class Attach(Frame, frozen=True, tag="attach"):
@@ -120,7 +122,8 @@ class Models(Frame, frozen=True, tag="models"):
 class Count(Frame, frozen=True, tag="count"):
     """Ask how many tokens a request (as in OPEN) has before it is sent.
 
-    Answered by RESULT: {"tokens", "accuracy"}, where accuracy is "provider" or "estimate".
+    Answered by RESULT: {"tokens", "accuracy"}, where accuracy is "provider", "exact" or
+    "estimate".
     """
 
     request: int
@@ -185,6 +188,14 @@ class Tokens(Frame, frozen=True, tag="tokens"):
     runs: list[tuple[int, int, list[StreamToken]]]
 
 
+class Waiting(Frame, frozen=True, tag="waiting"):
+    """The stream's request is not sent for about `seconds`, because of `reason`; 0: it is now."""
+
+    handle: int
+    reason: str
+    seconds: float
+
+
 class Result(Frame, frozen=True, tag="result"):
     """Answer to a question (STATUS, MODELS, COUNT, HEALTH, CAPABILITIES)."""
 
@@ -218,7 +229,7 @@ Question: TypeAlias = Models | Count | Health | Capabilities
 ClientFrame: TypeAlias = (
     Hello | Open | Attach | Credit | Cancel | Detach | Status | Question | Ping | Bye
 )
-DaemonFrame: TypeAlias = Welcome | Opened | Tokens | Result | Refused | Pong
+DaemonFrame: TypeAlias = Welcome | Opened | Tokens | Waiting | Result | Refused | Pong
 
 encode = msgspec.msgpack.Encoder().encode
 decode_client = msgspec.msgpack.Decoder(ClientFrame).decode

@@ -35,6 +35,7 @@ class Rebuild:
         self._providers = set(range(providers))  # who have not reported
         self.last_slot = 0
         self._lost: dict[int, int] = {}  # what no worker knows either: slot, and when it said so
+        self._over: dict[int, Live] = {}  # what has ended, and may be sent again
         self.orphans: list[Stream] = []  # met too late for anybody to know of them
         sessions.strange = self._strange
 
@@ -56,13 +57,15 @@ class Rebuild:
             return None
         if record.kind == records.OPEN and record.flags & records.TERMINAL:
             return None  # all that it said has left the ring
-        if record.kind == records.AGAIN:
+        if record.kind == records.AGAIN and not record.flags & records.UNSAID:
             if record.flags & records.TERMINAL:
                 self._lost[record.stream] = record.a
             return None
         if self.complete and record.kind != records.OPEN:
             return None
         stream = self._add(record.stream, log.worker)
+        if (over := self._over.get(stream.slot)) is not None:
+            self._name(stream, over)
         if self.complete:  # its provider process wrote this and died before it could report
             self.orphans.append(stream)
         if record.kind == records.TOKENS:  # what was before has left the ring
@@ -81,18 +84,29 @@ class Rebuild:
         """Take in what provider process `index` has under way."""
         self._providers.discard(index)
         for one in live:
-            stream = self._sessions.streams.get(one.slot) or self._add(one.slot, one.worker)
-            if not stream.id:
-                stream.id, stream.provider, stream.model = one.stream, one.provider, one.model
-                self._sessions.by_id[stream.id] = stream
+            known = self._sessions.streams.get(one.slot)
+            if one.over:  # what its worker said of it is in the ring, or was dealt with
+                self._over[one.slot] = one
+                if known is not None:
+                    self._name(known, one)
+                continue
+            stream = known or self._add(one.slot, one.worker)
+            self._name(stream, one)
+            if stream.window.told > one.limit:  # granted before the process was there to hear it
+                self._sessions.granted.append(stream)
             stream.window.told = max(stream.window.told, one.limit)
             stream.again_ns = max(stream.again_ns, now_ns)  # an earlier end was not this one's
             if one.slot in self._lost and not stream.terminal:
                 lost = Again(stream, True, None, 0, self._lost.pop(one.slot))
                 self._sessions.again.append(lost)
-        slots = {one.slot for one in live}
+        slots = {one.slot for one in live if not one.over}
         again = self._sessions.again
         again[:] = [a for a in again if a.lost or a.stream.slot not in slots or a.ended_ns > now_ns]
+
+    def _name(self, stream: Stream, live: Live) -> None:
+        if not stream.id:
+            stream.id, stream.provider, stream.model = live.stream, live.provider, live.model
+            self._sessions.by_id[stream.id] = stream
 
     def spilled(self, spill: Spill, workers: int) -> None:
         """Take in what the predecessor had moved out of the rings; before anything else."""

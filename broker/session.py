@@ -24,14 +24,14 @@ from collections.abc import Callable
 import msgspec
 
 from ringcast.broker.log import Log
-from ringcast.broker.stream import Again, Client, Stream, Subscription
+from ringcast.broker.stream import Again, Client, Stream, Subscription, Unsaid
 from ringcast.errors import Code, RequestError
 from ringcast.providers.commands import Adopted
 from ringcast.shm import records
 from ringcast.shm.ledger import LEDGER_BYTES, NOBODY, Ledger
 from ringcast.shm.records import decode_cursor, decode_open, is_whole
 from ringcast.shm.ring import Record
-from ringcast.shm.tokens import Error, decoder, encoder
+from ringcast.shm.tokens import Error, decode_error, decoder, encoder
 
 
 class Sessions:
@@ -49,6 +49,8 @@ class Sessions:
         self.behind: list[Subscription] = []  # readers whose next token is gone
         self.granted: list[Stream] = []  # streams whose provider is to be told a new limit
         self.again: list[Again] = []  # streams that could go on with another connection
+        self.unsaid: list[Unsaid] = []  # streams that failed before anything was seen of them
+        self.begun: list[Stream] = []  # streams whose first token was just read
         self.tokens = 0
         self.strange: Callable[[Log, Record], Stream | None] = lambda log, record: None
 
@@ -110,7 +112,16 @@ class Sessions:
             self._again(stream, record)
 
     def _again(self, stream: Stream, record: Record) -> None:
+        if record.flags & records.UNSAID:
+            if record.a >= stream.opened_ns:
+                stream.opened, stream.followed = b"", False  # its worker has forgotten it
+                stream.opened_ns = record.a
+                error = decode_error(record.payload)
+                self.unsaid.append(Unsaid(stream, record.a, error))
+            return
         lost = bool(record.flags & records.TERMINAL)
+        if lost and stream.opened_ns and not stream.opened:  # the rest of a sending that is over
+            return
         if lost or record.a > stream.again_ns:
             stream.again_ns = max(stream.again_ns, record.a)
             cursor = decode_cursor(record.payload) if record.payload else None
@@ -123,13 +134,18 @@ class Sessions:
             stream.id, stream.provider, stream.model = said.id, said.provider, said.model
             self.by_id[stream.id] = stream
         if not stream.opened or stream.opened_ns != record.a:
-            if stream.opened:  # a second attempt
+            if stream.opened_ns:  # a second attempt
                 stream.base, stream.state = (0, 0), b""
                 stream.raw = stream.paid = 0
+            if not stream.end:  # maybe elsewhere
+                said = decode_open(record.payload)
+                stream.provider, stream.model = said.provider, said.model
             stream.opened, stream.opened_ns = bytes(record.payload), record.a
 
     def _deliver(self, stream: Stream, record: Record, dirty: dict[bytes, Client]) -> None:
         first = record.a
+        if not stream.end:
+            self.begun.append(stream)
         stream.end = first + record.count
         stream.start = None
         if record.flags & records.TERMINAL:

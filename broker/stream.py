@@ -12,6 +12,7 @@ from ringcast.errors import Code, RequestError
 from ringcast.providers.commands import Start
 from ringcast.shm.records import Cursor, decode_open
 from ringcast.shm.ring import Record
+from ringcast.shm.tokens import Done, Error, decoder
 
 
 class Client:
@@ -51,6 +52,7 @@ class Subscription:
         "prefix",
         "raw",
         "stream",
+        "waits",
         "window",
     )
 
@@ -58,6 +60,7 @@ class Subscription:
         self, client: Client, handle: int, stream: Stream, start: int, window: int
     ) -> None:
         """Read `stream` from token `start` with `window` bytes under way at most."""
+        self.waits = False  # whether it is told that the request is not sent yet
         self.client = client
         self.handle = handle
         self.stream = stream
@@ -93,6 +96,14 @@ class Subscription:
         while flight and flight[0][0] <= number:
             _, size, self.raw = flight.popleft()
             self.outstanding -= size
+
+
+class Unsaid(msgspec.Struct, frozen=True):
+    """A stream that ended by `error` before its first token, and which of its sendings that was."""
+
+    stream: Stream
+    opened_ns: int
+    error: Error
 
 
 class Again(msgspec.Struct, frozen=True):
@@ -136,6 +147,8 @@ class Stream:
         "stood",
         "subscriptions",
         "terminal",
+        "unsaid",
+        "waiting",
         "window",
         "worker",
     )
@@ -167,6 +180,8 @@ class Stream:
         self.paid = 0  # bytes of the body that these came from
         self.terminal = False
         self.stood = -1, 0.0  # what was released when it was last seen to move, and when
+        self.waiting = "", 0.0  # why it is not sent yet, and until when
+        self.unsaid: Error | None = None  # by which it ends if it is not sent again
         self.failed = False  # ended by the broker: its provider still knows nothing of it
         self.abandoned = False
         self.partial: bytearray | None = None  # of a payload in fragments
@@ -195,6 +210,14 @@ class Stream:
         return self.entries[0].a if self.entries else self.end
 
     @property
+    def last_token(self) -> Done | Error | None:
+        """Its terminal token, once it is here."""
+        if not self.terminal or not self.entries:
+            return None
+        last = decoder.decode(self.entries[-1].payload)[-1]
+        return last if isinstance(last, Done | Error) else None
+
+    @property
     def api(self) -> str:
         """Its wire decoder, once the worker knows the stream."""
         return decode_open(self.opened).api if self.opened else ""
@@ -204,7 +227,7 @@ class Stream:
         """What `ringcast ps` shows."""
         if self.terminal:
             return "ended"
-        return "streaming" if self.end else "starting"
+        return "streaming" if self.end else "waiting" if self.waiting[0] else "starting"
 
     def wanted(self, record: Record) -> bool:
         """Say whether the paying reader still needs a record."""

@@ -7,8 +7,10 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from ringcast.shm.records import Cursor
+from ringcast.shm.tokens import Error, Usage
 
 NOTHING: Final = msgspec.Raw(b"\xc0")  # null in msgpack
+COUNTER: Final = b"c"  # the counting process's routing id
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True):
@@ -18,7 +20,8 @@ class Command(msgspec.Struct, frozen=True, array_like=True):
 class Start(Command, frozen=True, tag="start"):
     """Begin a stream: send `request` to `provider`, write what comes into `worker`'s ring.
 
-    `limit` — raw bytes of the body that may be written before more is granted.
+    `provider` may be `config.ROUTE`, and `model` a route's name then. `limit` — raw bytes of the
+    body that may be written before more is granted. `client` is who asked: clients wait in turn.
     """
 
     slot: int
@@ -28,6 +31,7 @@ class Start(Command, frozen=True, tag="start"):
     model: str
     request: msgspec.Raw
     limit: int
+    client: bytes = b""
 
 
 class Grant(Command, frozen=True, tag="grant"):
@@ -39,11 +43,34 @@ class Grant(Command, frozen=True, tag="grant"):
 class Stop(Command, frozen=True, tag="stop"):
     """End a stream. `cancel`: close upstream now and say so; else it has had its end already.
 
-    After its end the body is drained a little, so that its connection can be used again.
+    After its end the body is drained a little, so that its connection can be used again. With
+    `ended` its last token is there, and `usage` what that told, and `error` it, if it was one.
     """
 
     slot: int
     cancel: bool
+    ended: bool = False
+    usage: Usage | None = None
+    error: Error | None = None
+
+
+class Began(Command, frozen=True, tag="began"):
+    """Of these streams a first token is there: they cannot be sent again."""
+
+    slots: list[int]
+
+
+class Unsaid(Command, frozen=True, tag="unsaid"):
+    """A stream failed before any token of it was seen: send it again, or answer SPENT.
+
+    `opened_ns` tells which of its sendings failed. Its next one may write up to `limit`.
+    """
+
+    slot: int
+    worker: int
+    opened_ns: int
+    error: Error
+    limit: int
 
 
 class Fail(Command, frozen=True, tag="fail"):
@@ -93,12 +120,13 @@ class Recall(Command, frozen=True, tag="recall"):
 class Ask(Command, frozen=True, tag="ask"):
     """Ask a provider something short, or all of them if `provider` is empty.
 
-    `request` is what is to be counted, `model` of which the capabilities are asked.
-    Answer: ANSWER with the same `number`.
+    `request` is what is to be counted, `model` of which the capabilities are asked, or whether
+    the provider can count for it. The counting process gets `request` as a second part, for a
+    long text need not be copied. Answer: ANSWER with the same `number`.
     """
 
     number: int
-    what: Literal["models", "count", "health", "capabilities"]
+    what: Literal["models", "count", "can_count", "health", "capabilities"]
     provider: str
     model: str = ""
     request: msgspec.Raw = NOTHING
@@ -115,7 +143,10 @@ class Welcome(Command, frozen=True, tag="welcome"):
 
 
 class Live(msgspec.Struct, frozen=True, array_like=True):
-    """A stream that a provider process has under way, and up to which byte it may write."""
+    """A stream that a provider process has under way, and up to which byte it may write.
+
+    It is `over` when its END is written, and may yet be sent again if a worker says so.
+    """
 
     slot: int
     stream: bytes
@@ -123,6 +154,7 @@ class Live(msgspec.Struct, frozen=True, array_like=True):
     provider: str
     model: str
     limit: int
+    over: bool = False
 
 
 class Ready(Command, frozen=True, tag="ready"):
@@ -148,6 +180,24 @@ class Answer(Command, frozen=True, tag="answer"):
     code: str = ""
     message: str = ""
     detail: dict[str, Any] = {}
+
+
+class Waiting(Command, frozen=True, tag="waiting"):
+    """A stream's request is not sent for about `seconds`, for this reason; 0: it is sent now."""
+
+    slot: int
+    reason: str
+    seconds: float
+
+
+class Spent(Command, frozen=True, tag="spent"):
+    """Answer to UNSAID: it is not sent again."""
+
+    slot: int
+
+
+class Counting(Command, frozen=True, tag="counting"):
+    """The counting process is up, and knows of nothing that another was asked."""
 
 
 class Takeover(Command, frozen=True, tag="takeover"):
@@ -177,11 +227,23 @@ class Adopt(Command, frozen=True, tag="adopt"):
 
 
 ToProvider: TypeAlias = (
-    Start | Grant | Stop | Fail | Abandon | Resume | Recall | Ask | Report | Welcome
+    Start
+    | Grant
+    | Stop
+    | Began
+    | Unsaid
+    | Fail
+    | Abandon
+    | Resume
+    | Recall
+    | Ask
+    | Report
+    | Welcome
 )
-ToBroker: TypeAlias = Ready | Answer | Takeover
+ToBroker: TypeAlias = Ready | Answer | Waiting | Spent | Counting | Takeover
 
 encode = msgspec.msgpack.Encoder().encode
 decode_command = msgspec.msgpack.Decoder(ToProvider).decode
+decode_ask = msgspec.msgpack.Decoder(Ask).decode
 decode_adopt = msgspec.msgpack.Decoder(Adopt).decode
 decode_report = msgspec.msgpack.Decoder(ToBroker).decode

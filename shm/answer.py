@@ -24,6 +24,7 @@ from ringcast.shm.tokens import (
     Text,
     ToolCall,
     Usage,
+    Waiting,
 )
 
 
@@ -111,6 +112,8 @@ def joined(tokens: Iterable[StreamToken], asked: str | None = None) -> Answer:
                 end = token
             case Usage():
                 usage = token
+            case Waiting():
+                pass
             case Text():
                 drafts[0].add(token)
             case ToolCall():

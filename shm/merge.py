@@ -90,6 +90,7 @@ def _calls(first: ToolCall, second: ToolCall) -> ToolCall | None:
         second.name or first.name,
         first.arguments + second.arguments,
         first.choice,
+        first.preview if second.preview is None else second.preview,
     )
 
 

@@ -13,7 +13,8 @@
 In-rings carry OPEN, DATA and END; out-rings OPEN, TOKENS, CHECKPOINT, START and AGAIN.
 AGAIN answers an END behind which the stream may yet go on: with a cursor, its provider can
 be asked for the rest of the answer; with no payload, no token of it is visible, so the
-request may be sent once more. An END with TERMINAL is never answered so.
+request may be sent once more. With UNSAID the stream ended by an error before any token, and
+who sent it decides; `a` is then that of its OPEN. An END with TERMINAL is never answered so.
 Sequence numbers count tokens within a stream, from 0. "Raw bytes so far" counts the
 response body's bytes up to and including the record: it is what credit is measured in.
 Hand-over: what a stream's last record without MORE says (next sequence, raw bytes), together
@@ -21,7 +22,8 @@ with its last CHECKPOINT, is where a successor of the worker goes on; input whos
 are not beyond that was dealt with. A TOKENS payload is already what a client receives, so
 the broker forwards it undecoded.
 A worker says START first, and again whenever another broker reads its out-ring: before it
-stand OPEN and CHECKPOINT of every live stream. OPEN also follows a stream's terminal TOKENS.
+stand OPEN and CHECKPOINT of every live stream, and AGAIN of what was kept back and not sent again
+yet. OPEN also follows a stream's terminal TOKENS.
 So whoever reads a ring from any point on, up to its own START, knows all that is in it.
 """
 
@@ -58,6 +60,7 @@ REST: Final = 4  # DATA: the unfinished event that was left when the body ended
 # TOKENS: the last token is Done or Error; OPEN: behind these; END: whatever can go on; AGAIN: lost.
 TERMINAL: Final = 8
 MORE: Final = 16  # TOKENS, CHECKPOINT: the same step of the stream goes on in the next record
+UNSAID: Final = 32  # AGAIN: the payload is the error that ended the stream before its first token
 
 
 class Open(msgspec.Struct, frozen=True, array_like=True):
@@ -65,7 +68,9 @@ class Open(msgspec.Struct, frozen=True, array_like=True):
 
     `id` — the 16 random bytes clients know the stream by; `api` names the wire decoder. `compat`
     names another client whose tokens are wanted, which may depend on the provider's `kind`.
-    `transforms` is what is done to the tokens, as msgpack.
+    `transforms` is what is done to the tokens, as msgpack. `since_ns` is when the request came
+    (0: with this record), `attempt` counts its sendings; after the last, `final`, it is not sent
+    again. `price` is in US dollars for a million tokens: input, output, cache read and write.
     """
 
     id: bytes
@@ -75,6 +80,10 @@ class Open(msgspec.Struct, frozen=True, array_like=True):
     kind: str = ""
     compat: str = ""
     transforms: bytes = b""
+    since_ns: int = 0
+    attempt: int = 1
+    final: bool = True
+    price: tuple[float, float, float, float] | None = None
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
@@ -92,13 +101,16 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
     """Payload of CHECKPOINT: what a successor of the worker needs beside its header.
 
-    `cursor` is for the broker: by what name an answer can be recalled.
+    `cursor` is for the broker: by what name an answer can be recalled. `work_ns` is what the
+    stream's records took the worker so far, `transform_ns` the transformers' part of it.
     """
 
     first_ns: int
     body: bytes
     cursor: Cursor | None
     transforms: bytes = b""
+    work_ns: int = 0
+    transform_ns: int = 0
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -77,7 +77,9 @@ class ToolCall(
     """A fragment of a tool call; join `arguments` of one (`choice`, `index`).
 
     `index` counts calls within the choice and is ours: contiguous whatever the provider
-    sent. `id` and `name` come with the fragment that first carries them, else null.
+    sent. `id` and `name` come with the fragment that first carries them, else null. `preview`
+    is what the arguments up to this fragment say already, where a request asks for it
+    (`json_preview`): a JSON value to which later ones only add, null where it is not a new one.
     """
 
     index: int
@@ -85,6 +87,7 @@ class ToolCall(
     name: str | None = None
     arguments: str = ""
     choice: int = 0
+    preview: Any | None = None
 
 
 class FunctionCall(
@@ -130,6 +133,8 @@ class Summary(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     `tokens` counts tokens before the terminal one; `first_token_ms` and `total_ms` run from
     the request's sending. `oddities` counts tolerated irregularities of the provider.
+    `decode_ms` and `transform_ms` are the worker's own time. `served_by` is PROVIDER/model,
+    `attempts` counts sendings, and `waited_ms` is what passed before the last of them.
     """
 
     tokens: int = 0
@@ -137,6 +142,11 @@ class Summary(msgspec.Struct, frozen=True, gc=False, array_like=True):
     total_ms: float | None = None
     tokens_per_s: float | None = None
     oddities: int = 0
+    decode_ms: float | None = None
+    transform_ms: float | None = None
+    served_by: str | None = None
+    attempts: int = 1
+    waited_ms: float | None = None
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="done"):
@@ -181,12 +191,33 @@ class Error(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="
     retry_after_s: float | None = None
 
 
+class Waiting(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="waiting"):
+    """The request is not sent for about `seconds`, because of `reason`; only who asks is told.
+
+    It has no number within the stream. `seconds` 0 says that it is sent now.
+    """
+
+    reason: str
+    seconds: float
+
+
 StreamToken: TypeAlias = (
-    Text | Delta | Reasoning | Refusal | ToolCall | FunctionCall | Citation | Usage | Done | Error
+    Text
+    | Delta
+    | Reasoning
+    | Refusal
+    | ToolCall
+    | FunctionCall
+    | Citation
+    | Usage
+    | Waiting
+    | Done
+    | Error
 )
 
 encoder = msgspec.msgpack.Encoder()
 decoder: msgspec.msgpack.Decoder[list[StreamToken]] = msgspec.msgpack.Decoder(list[StreamToken])
+decode_error = msgspec.msgpack.Decoder(Error).decode
 
 
 def describe(token: StreamToken) -> dict[str, Any]:

@@ -13,12 +13,13 @@ such an event ends its stream with `worker_lost`.
 
 A record that two workers in a row died at is poison: its stream ends with `poison_input`.
 
-When another broker begins to read the out-ring, every live stream is announced to it again.
+When another broker begins to read the out-ring, every live stream is announced to it again,
+and so is what was kept back and not sent again yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeAlias
 
 from ringcast.errors import Code
@@ -31,6 +32,7 @@ from ringcast.shm.layout import HEADER
 from ringcast.shm.ring import Reader, Record, Writer
 from ringcast.shm.tokens import Done, Error, StreamToken, encoder
 from ringcast.workers.stream import Stream, decode_ending, split
+from ringcast.workers.stream_metrics import Metrics, NoMetrics
 
 # Records and raw bytes of one round: enough to be cheap, little enough to be prompt.
 # 64 records of one paced token each decode in about 0.3 ms.
@@ -42,6 +44,7 @@ SILENT_BYTES: Final = 512
 TEXT_CHARACTERS: Final = 8 << 10
 BATCH_TOKENS: Final = 4096
 POISON_DEATHS: Final = 2
+KEPT_BACK: Final = 256  # failures that are told another broker, the newest
 
 
 _TERMINAL: Final = (Done, Error)
@@ -55,6 +58,8 @@ _BROKEN: Final = frozenset(
         Code.FIRST_BYTE_TIMEOUT,
     }
 )
+
+_UNMEASURED: Final = NoMetrics()
 
 # A record that waits to be appended: kind, stream, a, b, payload, flags, count.
 Pending: TypeAlias = tuple[int, int, int, int, bytes, int, int]
@@ -71,17 +76,23 @@ class Stage:
         epoch: int,
         adopted: Iterable[Adopted] = (),
         told: int | None = None,
+        metrics: Metrics = _UNMEASURED,
+        clock: Callable[[], int] = int,
     ) -> None:
         """Go on with the `adopted` streams. `epoch` counts the worker's starts.
 
         `told` is the broker that knows these streams (the one that reads now, by default).
+        `clock` gives what `step` is told, in ns. It is read twice a round, where the stream
+        changes in it, and around transformers; by the default one nothing takes any time.
         """
         self._ins = ins
         self._out = out
         # The broker keeps a quarter of the ring free: room for two of these, a PAD included.
         self._largest = out.capacity >> 4
         self._counters = counters
-        self._streams = {left.slot: Stream.adopt(left) for left in adopted}
+        self._metrics, self._clock = metrics, clock
+        now_ns = clock()
+        self._streams = {left.slot: Stream.adopt(left, now_ns) for left in adopted}
         self._done_with = {slot: stream.raw for slot, stream in self._streams.items()}
         self._partial: dict[int, bytearray] = {}
         self._held: list[dict[int, int]] = [{} for _ in ins]  # where unfinished events begin
@@ -94,9 +105,13 @@ class Stage:
         self._done: tuple[int, int] | None = None  # input to release: its ring, and up to where
         self._dead: set[int] = set()  # streams whose END is in this round
         self._said: set[int] = set()  # streams that have had their last token, but not their END
+        self._kept_back: dict[int, Pending] = {}  # what failed, until it is sent again
         self._strangers: set[int] = set()  # streams whose input comes, and which nobody knows
         self._behind: list[tuple[int, int, bytes]] = []  # streams that can go on at a cursor
-        self._tokens = 0
+        self._tokens = self._visible = 0  # of this round: all, and those that end nothing
+        self._transform_ns = 0
+        self._begun_ns: list[int] = []  # how long streams waited for their first tokens
+        self._gaps_ns: list[int] = []  # and the others for these, since the ones before
         self.blocked = False
         self.freed: list[int] = []  # in-rings whose producer waits for the room just made
         self.ring_out = False  # whether the broker has to be woken
@@ -159,25 +174,46 @@ class Stage:
             if not stream.body.finished:
                 self._pending.append(_opened(slot, stream))
                 self._checkpoint(slot, stream)
+        self._pending += self._kept_back.values()  # nobody may have heard of them
         self._pending.append(self._start())
 
     def _round(self, index: int, reader: Reader, batch: list[Record], now_ns: int) -> None:
         size = number = position = 0
-        mark, at = self._counters.set, self._c_at
+        words, at = self._counters.words, self._c_at
+        streams, clock, slot = self._streams, self._clock, batch[0].stream
+        began_ns = since_ns = clock()
         for record in batch:
             size += len(record.payload)
             number += 1
             position = record.end
-            mark(at, position << 4 | index)
+            if record.stream != slot:
+                until_ns = clock()
+                if slot in streams:
+                    streams[slot].work_ns += until_ns - since_ns
+                slot, since_ns = record.stream, until_ns
+            words[at] = position << 4 | index
             self._take(index, record, now_ns)
             if size >= ROUND_BYTES:
                 reader.rewind(position)
                 break
-        mark(at, 0)
+        words[at] = 0
+        until_ns = clock()
+        if slot in streams:
+            streams[slot].work_ns += until_ns - since_ns
         self._counters.add(self._c_records, number)
         self._counters.add(self._c_bytes, size)
+        self._measure(size, until_ns - began_ns)
         self._close_round(now_ns)
         self._done = (index, self._releasable(index, reader, position))
+
+    def _measure(self, size: int, ns: int) -> None:
+        """Tell the metrics of a round's input, and of the time it took to decode and transform."""
+        metrics = self._metrics
+        metrics.read(size)
+        metrics.took("decode", ns - self._transform_ns)
+        if self._transform_ns:
+            metrics.took("transform", self._transform_ns)
+            self._transform_ns = 0
 
     def _releasable(self, index: int, reader: Reader, position: int) -> int:
         """Return how far input may be released: not into an event that is incomplete."""
@@ -195,7 +231,7 @@ class Stage:
             self._open(slot, record)
             return
         stream = self._streams.get(slot)
-        if self._poison == record.end << 4 | index:
+        if self._poison >= 0 and self._poison == record.end << 4 | index:
             self._refuse(slot, stream, kind, now_ns)
             return
         if kind == records.END:
@@ -206,10 +242,14 @@ class Stage:
                 self._strangers.add(slot)
                 self._pending.append(_lost(slot, record))
             return
-        if self._done_with and record.b <= self._done_with.get(slot, -1) and kind == records.DATA:
+        if slot in self._done_with and self._is_old(stream, record):
             return
         if kind == records.DATA:
             self._touch(slot, stream, self._decode(index, stream, record), now_ns)
+
+    def _is_old(self, stream: Stream, record: Record) -> bool:
+        """Whether a predecessor dealt with it, or with a sending that was followed by another."""
+        return record.b <= self._done_with[record.stream] or record.a < stream.opened_ns
 
     def _refuse(self, slot: int, stream: Stream | None, kind: int, now_ns: int) -> None:
         """Leave a record alone that two workers died of, and end its stream."""
@@ -224,54 +264,74 @@ class Stage:
 
     def _end(self, slot: int, stream: Stream | None, record: Record, now_ns: int) -> None:
         """The body has ended: say how, or that the stream can go on by another connection."""
-        if slot in self._dead:  # another process wrote an end as well
+        if stream is not None and slot in self._done_with and record.a < stream.opened_ns:
             return
         ending = decode_ending(record.payload)
-        said = stream is not None and (stream.next_seq or self._touched.get(slot))
+        if slot in self._dead:  # another process wrote an end as well
+            unsaid = not self._is_shown(slot, self._streams[slot])
+            if unsaid and ending.code == Code.INTERRUPTED:
+                self._behind.append((slot, record.a, b""))
+            return
         final = record.flags & records.TERMINAL
         if stream is None:
             self._strangers.discard(slot)
-            if slot in self._said:
-                self._said.remove(slot)
-                return
-            if ending.code == Code.INTERRUPTED:
+            if ending.code == Code.INTERRUPTED:  # also of what was kept back: nobody else sends it
                 self._pending.append((records.AGAIN, slot, record.a, 0, b"", records.WHOLE, 0))
-            else:
+            elif slot not in self._said:
                 self._pending.append(_lost(slot, record))
+            self._said.discard(slot)
         elif not final and _broken(ending) and (cursor := stream.body.cursor) is not None:
             self._behind.append((slot, record.a, records.encode(cursor)))
             stream.body.rejoin()
             self._drop_partial(slot)  # the provider says that event again
-        elif not final and ending.code == Code.INTERRUPTED and not said:
+        elif not final and ending.code == Code.INTERRUPTED and not self._is_shown(slot, stream):
             self._pending.append((records.AGAIN, slot, record.a, 0, b"", records.WHOLE, 0))
             self._touched.pop(slot, None)
             self._forget(slot)  # at once: an OPEN or another END may follow in this round
         else:
             tokens = stream.body.end(ending)
             stream.raw = max(stream.raw, record.b)
+            stream.final |= bool(final)
             self._dead.add(slot)
             self._touch(slot, stream, tokens, now_ns)
 
+    def _is_shown(self, slot: int, stream: Stream) -> bool:
+        """Whether anything was said of a stream, or will be at the end of this round."""
+        tokens = self._touched.get(slot)
+        return bool(stream.next_seq or (tokens and not _is_unsaid(stream, tokens)))
+
     def _touch(self, slot: int, stream: Stream, tokens: list[StreamToken], now_ns: int) -> None:
-        if tokens and not stream.first_ns:
-            stream.first_ns = now_ns
-        if stream.transforms is not None:
-            tokens = stream.transformed(tokens, now_ns)
-            self._holding.add(slot)
+        if tokens and (transforms := stream.transforms) is not None:
+            clock = self._clock
+            began_ns = clock()
+            tokens = transforms.feed(tokens, now_ns)
+            if transforms.finished:  # what ends the stream ends its body
+                stream.body.finished = True
+            took_ns = clock() - began_ns
+            stream.transform_ns += took_ns
+            self._transform_ns += took_ns
         before = self._touched.get(slot)
         if before is None:
             self._touched[slot] = tokens
+            if stream.transforms is not None:
+                self._holding.add(slot)
         elif tokens:
             self._touched[slot] = before + tokens
 
     def _open(self, slot: int, record: Record) -> None:
         self._strangers.discard(slot)
+        self._kept_back.pop(slot, None)
         known = self._streams.get(slot)
-        if known is not None and known.opened_ns == record.a:  # a predecessor has read it
+        if known is not None and known.opened_ns >= record.a:  # a predecessor has read it
             return
+        if known is not None:  # what was kept back of it is answered by this
+            self._touched.pop(slot, None)
+            self._dead.discard(slot)
+            self._forget(slot)
         self._done_with.pop(slot, None)
         stream = self._streams[slot] = Stream(bytes(record.payload), record.a)
         self._counters.add(self._c_streams)
+        self._metrics.opened()
         self._pending.append(_opened(slot, stream))
 
     def _decode(self, index: int, stream: Stream, record: Record) -> list[StreamToken]:
@@ -307,20 +367,24 @@ class Stage:
 
     def _close_round(self, now_ns: int) -> None:
         """Turn what the round produced into records to append."""
+        pending = self._pending
         for slot, tokens in self._touched.items():
             stream = self._streams[slot]
-            first = len(self._pending)
-            if tokens:
-                self._say(slot, stream, tokens, now_ns)
+            first = len(pending)
+            ended = bool(tokens) and type(tokens[-1]) in _TERMINAL
+            if ended and _is_unsaid(stream, tokens):
+                self._keep_back(slot, stream, tokens, now_ns)
+            elif tokens:
+                self._say(slot, stream, tokens, ended, now_ns)
             elif stream.raw - self._told.get(slot, 0) >= SILENT_BYTES:
                 self._tell(slot, stream, b"\x90", 0)
             if stream.dirty and not stream.body.finished and slot not in self._dead:
                 self._checkpoint(slot, stream)
-            for number in range(first, len(self._pending) - 1):
-                kind, _, a, b, payload, flags, count = self._pending[number]
-                self._pending[number] = (kind, slot, a, b, payload, flags | records.MORE, count)
-            if tokens and isinstance(tokens[-1], _TERMINAL):
-                self._pending.append(_opened(slot, stream, records.TERMINAL))
+            if len(pending) - first > 1:
+                pending[first:-1] = map(_more, pending[first:-1])
+            if ended:
+                if stream.next_seq:
+                    pending.append(_opened(slot, stream, records.TERMINAL))
                 if slot not in self._dead:  # its END may never come, if its provider process dies
                     self._dead.add(slot)
                     self._said.add(slot)
@@ -334,6 +398,25 @@ class Stage:
         self._dead.clear()
         self._counters.add(self._c_tokens, self._tokens)
         self._tokens = 0
+        self._tell_metrics()
+
+    def _keep_back(self, slot: int, stream: Stream, tokens: list[StreamToken], now_ns: int) -> None:
+        """It failed before anything was seen: who sent it may send it again, or have this said."""
+        payload = encoder.encode(stream.finish(tokens, now_ns)[0])
+        flags = records.WHOLE | records.UNSAID
+        again = (records.AGAIN, slot, stream.opened_ns, stream.raw, payload, flags, 0)
+        self._pending.append(again)
+        self._kept_back[slot] = again
+        if len(self._kept_back) > KEPT_BACK:
+            del self._kept_back[next(iter(self._kept_back))]
+
+    def _tell_metrics(self) -> None:
+        """Tell the metrics what tokens there were."""
+        if self._visible:
+            self._metrics.round(self._visible, self._begun_ns, self._gaps_ns)
+            self._visible = 0
+            self._begun_ns.clear()
+            self._gaps_ns.clear()
 
     def _forget(self, slot: int) -> None:
         stream = self._streams.pop(slot)
@@ -364,15 +447,28 @@ class Stage:
             )
             yield mark, payload[start : start + step]
 
-    def _say(self, slot: int, stream: Stream, tokens: list[StreamToken], now_ns: int) -> None:
+    def _say(
+        self, slot: int, stream: Stream, tokens: list[StreamToken], ended: bool, now_ns: int
+    ) -> None:
         self._tokens += len(tokens)
-        if isinstance(tokens[-1], _TERMINAL):
+        if count := len(tokens) - ended:
+            self._visible += count
+            if stream.last_ns:
+                self._gaps_ns.append(now_ns - stream.last_ns)
+            else:
+                self._begun_ns.append(stream.begin(now_ns))
+            stream.last_ns = now_ns
+        if ended:
             tokens = stream.finish(tokens, now_ns)
             if isinstance(tokens[-1], Error):
-                self._counters.add(self._c_errors)
-                if (slot_of_code := self._c_codes.get(tokens[-1].code)) is not None:
-                    self._counters.add(slot_of_code)
+                self._count_error(tokens[-1].code)
         self._pack(slot, stream, tokens)
+
+    def _count_error(self, code: str) -> None:
+        self._metrics.failed()
+        self._counters.add(self._c_errors)
+        if (slot_of_code := self._c_codes.get(code)) is not None:
+            self._counters.add(slot_of_code)
 
     def _pack(self, slot: int, stream: Stream, tokens: list[StreamToken]) -> None:
         """Encode tokens into records that fit, halving the list until they do."""
@@ -384,7 +480,7 @@ class Stage:
             payload = encoder.encode(tokens)
         count = len(tokens)
         if len(payload) <= self._largest and count <= BATCH_TOKENS:
-            last = isinstance(tokens[-1], _TERMINAL)
+            last = type(tokens[-1]) in _TERMINAL
             self._tell(slot, stream, payload, count, records.TERMINAL if last else 0)
         elif count > 1:
             self._pack(slot, stream, tokens[: count // 2])
@@ -436,6 +532,17 @@ class Stage:
             if self._ins[index].release(position):
                 self.freed.append(index)
         return True
+
+
+def _more(record: Pending) -> Pending:
+    """Mark a record that is not the last of its stream's step."""
+    kind, slot, a, b, payload, flags, count = record
+    return kind, slot, a, b, payload, flags | records.MORE, count
+
+
+def _is_unsaid(stream: Stream, tokens: list[StreamToken]) -> bool:
+    """Say whether what ends a stream is kept back: it may be sent again, and nothing is shown."""
+    return not stream.final and not stream.next_seq and type(tokens[0]) is Error
 
 
 def _opened(slot: int, stream: Stream, flags: int = 0) -> Pending:
