@@ -1,13 +1,14 @@
 """What a request's `transforms` says, checked before anything is sent.
 
 `[{"name": "think_tags"}, {"name": "content_filter", "patterns": ["..."]}]`: what is done to the
-answer's tokens, in this order. Three are built in; others are entry points of the group
+answer's tokens, in this order. Four are built in; others are entry points of the group
 `ringcast.transforms`, and must be listed in the configuration by their names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from importlib.util import find_spec
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -19,6 +20,7 @@ GROUP: Final = "ringcast.transforms"
 MAX_BYTES: Final = 8 << 10  # all of them, encoded: they are part of a record of either ring
 MAX_TRANSFORMS: Final = 16
 LONGEST_BYTES: Final = 256
+PREVIEW_NEEDS: Final = "json_preview needs jiter: pip install 'ringcast[preview]'"
 
 Part: TypeAlias = Literal["text", "reasoning", "refusal", "arguments"]
 Json: TypeAlias = dict[str, Any]
@@ -56,6 +58,12 @@ class ThinkTags(
     """Take thinking out of the text; see `ringcast.ThinkTagSplitter`."""
 
 
+class Preview(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="name", tag="json_preview"
+):
+    """Say what arguments of tools hold so far; see `workers.json_preview`."""
+
+
 class Custom(msgspec.Struct, frozen=True):
     """One of another author: the entry point's name, and all else that was given."""
 
@@ -63,11 +71,12 @@ class Custom(msgspec.Struct, frozen=True):
     options: Json
 
 
-Spec: TypeAlias = ContentFilter | Accumulate | ThinkTags | Custom
-_BUILT_IN: Final[dict[str, type[ContentFilter | Accumulate | ThinkTags]]] = {
+Spec: TypeAlias = ContentFilter | Accumulate | ThinkTags | Preview | Custom
+_BUILT_IN: Final[dict[str, type[ContentFilter | Accumulate | ThinkTags | Preview]]] = {
     "content_filter": ContentFilter,
     "accumulate": Accumulate,
     "think_tags": ThinkTags,
+    "json_preview": Preview,
 }
 # What is held back goes into the CHECKPOINT of every round.
 MAX_HELD: Final = 4096
@@ -86,15 +95,9 @@ def encoded(transforms: Sequence[Json], allowed: Collection[str] = ()) -> bytes:
     payload = msgspec.msgpack.encode(transforms) if transforms else b""
     if len(payload) > MAX_BYTES:
         raise _refused("transforms", f"{len(payload)} bytes are more than {MAX_BYTES}")
-    for number, given in enumerate(transforms):
-        where = f"transforms[{number}]"
-        spec = _spec(given, where)
-        if isinstance(spec, Custom):
-            _check_custom(spec.name, allowed, where)
-        else:
-            _check_numbers(spec, where)
-        if isinstance(spec, ContentFilter):
-            _check_patterns(spec, where)
+    specs = [_spec(given, f"transforms[{n}]") for n, given in enumerate(transforms)]
+    for number, spec in enumerate(specs):
+        _check(spec, specs[:number], f"transforms[{number}]", allowed)
     return payload
 
 
@@ -113,6 +116,20 @@ def _spec(given: Json, where: str) -> Spec:
         return msgspec.convert(given, _BUILT_IN[name])
     except msgspec.ValidationError as error:
         raise _refused(where, str(error)) from None
+
+
+def _check(spec: Spec, before: list[Spec], where: str, allowed: Collection[str]) -> None:
+    _check_numbers(spec, where)
+    match spec:
+        case Custom(name):
+            _check_custom(name, allowed, where)
+        case ContentFilter():
+            _check_patterns(spec, where)
+            if "arguments" in spec.parts and Preview() in before:
+                raise _refused(where, "json_preview would show arguments that this has not seen")
+        case Preview():
+            if find_spec("jiter") is None:
+                raise _refused(where, PREVIEW_NEEDS)
 
 
 def _check_custom(name: str, allowed: Collection[str], where: str) -> None:

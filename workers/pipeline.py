@@ -13,14 +13,13 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any, Final, Self, TypeAlias, cast, get_args
+from typing import Any, Final, Self, TypeAlias
 
 import msgspec
 
-from ringcast.config import Kind, Provider
-from ringcast.errors import Code, RingcastError
-from ringcast.providers import request
-from ringcast.providers.gateway import vendor
+from ringcast.config import Provider
+from ringcast.errors import Code, ConfigError, RingcastError
+from ringcast.providers import kinds, request
 from ringcast.providers.http_stream import BodyError
 from ringcast.providers.request import Api
 from ringcast.providers.wire.body import Ending
@@ -160,18 +159,20 @@ class StreamPipelineBuilder:
         self._source: OpenSource = InStep
         self._metrics: Metrics = NoMetrics()
 
-    def with_model(self, model: str, *, api: Api | None = None, kind: Kind | None = None) -> Self:
+    def with_model(self, model: str, *, api: Api | None = None, kind: str | None = None) -> Self:
         """Read the answers of `PROVIDER/model`, by another API than its main one if `api` is given.
 
         `kind` is what the provider is if it is not called so. Raises `ValueError` for none that is
         known, `RequestError` for an API that it does not have.
         """
         named = kind or model.partition("/")[0]
-        if named not in get_args(Kind):
-            known = ", ".join(get_args(Kind))
-            raise ValueError(f"{model!r} names no known provider ({known}), and no kind is given")
         asked = request.of(model=model, api=api, messages=_ANYTHING)
-        self._api = vendor(Provider(cast(Kind, named), "http://unasked")).api(asked)
+        try:
+            self._api = kinds.vendor(Provider(named, "http://unasked")).api(asked)
+        except ConfigError as error:
+            known = ", ".join(kinds.names())
+            text = f"{model!r} names no known provider ({known}), and no kind is given"
+            raise ValueError(text) from error
         return self
 
     def add_transformer(self, transformer: StreamTransformer | MakeTransformer) -> Self:

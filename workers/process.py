@@ -17,6 +17,7 @@ from ringcast.providers.commands import Adopted
 from ringcast.shm import counters, segment
 from ringcast.shm.ring import Reader, Writer
 from ringcast.shm.wiring import Wiring
+from ringcast.workers import stream_metrics
 from ringcast.workers.stage import Stage
 
 # A lost wake-up costs this much at most (layout, R9): with streams, and with none. Looking
@@ -46,7 +47,9 @@ def run(wiring: Wiring, index: int, run_dir: Path, ready: Connection) -> None:
     block.beat(time.monotonic_ns())
     told = out.consumer_epoch  # before asking: whoever reads later must be told again
     adopted = take_over(run_dir, index) if block.starts > 1 else []
-    stage = Stage(ins, out, block, block.starts, adopted, told)
+    metrics = stream_metrics.of_worker(segment.attach(wiring.metrics).memory, index)
+    clock = time.monotonic_ns
+    stage = Stage(ins, out, block, block.starts, adopted, told, metrics, clock)
     parent = child.parent_fd()
     bells = {line.bell.fileno(): line.bell for line in lines}
     bells[outward.room.fileno()] = outward.room

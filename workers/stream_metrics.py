@@ -2,7 +2,8 @@
 
 The words may be a page of shared memory or the metrics' own; one thread writes them, anybody may
 read. A store is of one whole word, so a reader sees each as it was at some moment; it counts what
-a histogram holds by its buckets, and divides by nothing that may be 0.
+a histogram holds by its buckets, and divides by nothing that may be 0. Every word is a sum, so
+those of several writers are added up, word by word.
 
 Histograms are as HdrHistogram's: eight buckets an octave, the first 64 ns wide and the last at an
 hour, so that what is read back is within 6.25 % (or 32 ns) of what was put in.
@@ -14,13 +15,15 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
+from ringcast.shm.counters import METRICS_BYTES
 from ringcast.shm.tokens import Summary
 
 StageName: TypeAlias = Literal["decode", "transform", "deliver"]
 
 COUNTERS: Final = ("streams", "chunks", "bytes", "tokens", "errors")
 # To the first token from the request, from one token to the next, and what each stage took of a
-# chunk: bytes to tokens, transformers, and the reader until it asks for more.
+# chunk: bytes to tokens, transformers, and the reader until it asks for more. A worker's chunk is
+# a round of its records; what its reader takes it does not know.
 HISTOGRAMS: Final = ("first_token", "gap", "decode", "transform", "deliver")
 
 _UNIT_BITS: Final = 6
@@ -30,6 +33,23 @@ _STREAMS, _CHUNKS, _BYTES, _TOKENS, _ERRORS = range(len(COUNTERS))
 
 HISTOGRAM_WORDS: Final = 1 + _BUCKETS
 WORDS: Final = len(COUNTERS) + len(HISTOGRAMS) * HISTOGRAM_WORDS
+
+
+def _bucket(ns: int) -> int:
+    """Return the number of the bucket, from 0, that a duration belongs to."""
+    bucket = ns >> _UNIT_BITS
+    if bucket < 16:
+        return bucket if bucket > 0 else 0
+    octave = bucket.bit_length() - 4
+    bucket = octave * 8 + (bucket >> octave)
+    return bucket if bucket < _BUCKETS else _BUCKETS - 1
+
+
+# From 8 ms to 4 s, where most gaps are, a bucket is at least a mebi-nanosecond wide.
+_COARSE_BITS: Final = 20
+_COARSE_FROM: Final = 8 << _COARSE_BITS
+_COARSE_TO: Final = 4096 << _COARSE_BITS
+_COARSE: Final = bytes(_bucket(ms << _COARSE_BITS) for ms in range(4096))
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -53,6 +73,7 @@ class Figures(msgspec.Struct, frozen=True):
     errors: int = 0
     tokens_per_chunk: float = 0.0
     bytes_per_token: float = 0.0
+    decode_us_per_token: float = 0.0
     first_token: Spread = Spread()
     gap: Spread = Spread()
     decode: Spread = Spread()
@@ -78,6 +99,9 @@ class Metrics(Protocol):
         The wait runs from the request if they are the `first`, else from the tokens before them.
         """
 
+    def round(self, tokens: int, begun_ns: list[int], gaps_ns: list[int]) -> None:
+        """Note `tokens` of several streams: the waits of those they are the first of, and gaps."""
+
     def failed(self) -> None:
         """Note a stream that ended with `Error`."""
 
@@ -98,15 +122,23 @@ class Histogram:
         """Note `times` durations. One below 0, by clocks that disagree, counts as 0."""
         if ns < 0:
             ns = 0
-        bucket = ns >> _UNIT_BITS
-        if bucket >= 16:
-            octave = bucket.bit_length() - 4
-            bucket = octave * 8 + (bucket >> octave)
-            if bucket >= _BUCKETS:
-                bucket = _BUCKETS - 1
         words = self._words
-        words[1 + bucket] += times
+        words[1 + _bucket(ns)] += times
         words[0] = (words[0] + ns * times) & _MASK
+
+    def add_all(self, durations_ns: list[int]) -> None:
+        """Note durations as `add` does: gaps between tokens in 0.11 µs each, and not in 0.33."""
+        words, coarse = self._words, _COARSE
+        for ns in durations_ns:
+            if _COARSE_FROM <= ns < _COARSE_TO:
+                words[1 + coarse[ns >> _COARSE_BITS]] += 1
+            else:
+                words[1 + _bucket(ns)] += 1
+        words[0] = (words[0] + sum(durations_ns)) & _MASK
+
+    def add_nothing(self, times: int) -> None:
+        """Note `times` durations of 0."""
+        self._words[1] += times
 
     def spread(self) -> Spread:
         """Return the figures, of the middles of the buckets."""
@@ -155,7 +187,17 @@ class StreamMetrics:
         self._words[_TOKENS] += tokens
         (self._first_token if first else self._gap).add(waited_ns)
         if tokens > 1:
-            self._gap.add(0, tokens - 1)
+            self._gap.add_nothing(tokens - 1)
+
+    def round(self, tokens: int, begun_ns: list[int], gaps_ns: list[int]) -> None:
+        """Note tokens of several streams, of which each had some that came together."""
+        self._words[_TOKENS] += tokens
+        if begun_ns:
+            self._first_token.add_all(begun_ns)
+        if gaps_ns:
+            self._gap.add_all(gaps_ns)
+        if together := tokens - len(begun_ns) - len(gaps_ns):
+            self._gap.add_nothing(together)
 
     def failed(self) -> None:
         """Note a stream that ended with `Error`."""
@@ -164,6 +206,8 @@ class StreamMetrics:
     def snapshot(self) -> Figures:
         """Return what was noted so far. Any process that has the words may ask."""
         streams, chunks, size, tokens, errors = self._words[: len(COUNTERS)].tolist()
+        spreads = {name: one.spread() for name, one in self._histograms.items()}
+        decode = spreads["decode"]
         return Figures(
             streams,
             chunks,
@@ -172,7 +216,8 @@ class StreamMetrics:
             errors,
             tokens / chunks if chunks else 0.0,
             size / tokens if tokens else 0.0,
-            *(histogram.spread() for histogram in self._histograms.values()),
+            decode.count * decode.mean_ms / tokens * 1e3 if tokens else 0.0,
+            **spreads,
         )
 
 
@@ -191,12 +236,31 @@ class NoMetrics:
     def emitted(self, tokens: int, waited_ns: int, *, first: bool) -> None:
         """Do nothing."""
 
+    def round(self, tokens: int, begun_ns: list[int], gaps_ns: list[int]) -> None:
+        """Do nothing."""
+
     def failed(self) -> None:
         """Do nothing."""
 
     def snapshot(self) -> Figures:
         """Return zeros."""
         return Figures()
+
+
+def of_worker(page: memoryview, index: int) -> StreamMetrics:
+    """Return a worker's metrics in the daemon's page of them, which a successor goes on with."""
+    start = index * METRICS_BYTES
+    return StreamMetrics(page[start : start + WORDS * 8].cast("Q"))
+
+
+def of_all(page: memoryview) -> Figures:
+    """Return what the workers of a daemon have noted, all together."""
+    starts = range(0, len(page) - METRICS_BYTES + 1, METRICS_BYTES)
+    parts = [page[start : start + WORDS * 8].cast("Q").tolist() for start in starts]
+    words = memoryview(bytearray(WORDS * 8)).cast("Q")
+    for number, word in enumerate(map(sum, zip(*parts, strict=True))):
+        words[number] = word & _MASK
+    return StreamMetrics(words).snapshot()
 
 
 class Stopwatch:

@@ -14,20 +14,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from ringcast.providers import request as requests
+from ringcast.providers.count import TokenCount as TokenCount  # it is given on
 from ringcast.providers.estimate import BYTES_A_TOKEN, LINKED_PICTURE_TOKENS, MESSAGE_TOKENS
 from ringcast.providers.request import ChatRequest, CompletionRequest
 from ringcast.workers import ranks
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
-
-Accuracy: TypeAlias = Literal["exact", "provider", "estimate"]
 
 # By the beginning of a model's name; the longest counts.
 ENCODINGS: Final = {
@@ -66,11 +65,8 @@ _place = re.compile(
 )
 
 
-class TokenCount(msgspec.Struct, frozen=True):
-    """Tokens, and who says so."""
-
-    tokens: int
-    accuracy: Accuracy
+def _silent() -> None:
+    """Nobody wants to know how far it is."""
 
 
 def count_tokens(
@@ -87,9 +83,11 @@ def count_tokens(
     return count_request(requests.of(model=model, messages=said, tools=tools))
 
 
-def count_request(request: ChatRequest | CompletionRequest) -> TokenCount:
-    """Return the tokens of a common request."""
-    meter = _Meter(request.model)
+def count_request(
+    request: ChatRequest | CompletionRequest, *, beat: Callable[[], None] = _silent
+) -> TokenCount:
+    """Return the tokens of a common request. `beat` is called every few milliseconds."""
+    meter = _Meter(request.model, beat)
     if isinstance(request, CompletionRequest):
         tokens = meter.count(request.prompt) + meter.count(request.suffix or "")
         return meter.result(tokens, exact=request.suffix is None)
@@ -112,21 +110,26 @@ def _bare(model: str) -> str:
 class _Meter:
     """Counts texts for one model; `_sure` is lost with the first that had to be guessed."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, beat: Callable[[], None] = _silent) -> None:
+        self._beat = beat
         own = encoding_of(model)
         self._encoding = next(_encodings(own), None)
         self._sure = self._encoding is not None and self._encoding.name == own
         self._left = MAX_CHARACTERS
 
     def count(self, text: str) -> int:
-        if self._encoding is None:
+        encoding = self._encoding
+        if encoding is None:
             return _guess(text)
         counted, rest = text[: self._left], text[self._left :]
         self._left -= len(counted)
         if rest:
             self._sure = False
-        encode = self._encoding.encode_ordinary
-        return sum(len(encode(piece)) for piece in self._slices(counted)) + _guess(rest)
+        tokens = _guess(rest)
+        for piece in self._slices(counted):
+            self._beat()
+            tokens += len(encoding.encode_ordinary(piece))
+        return tokens
 
     def result(self, tokens: int, *, exact: bool) -> TokenCount:
         return TokenCount(tokens, "exact" if exact and self._sure else "estimate")

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from ringcast.errors import Code
+from ringcast.errors import Code, ConfigError
 from ringcast.providers import transform_spec
-from ringcast.providers.transform_spec import GROUP, Accumulate, Custom, Spec, ThinkTags
+from ringcast.providers.transform_spec import (
+    GROUP,
+    Accumulate,
+    Custom,
+    Preview,
+    Spec,
+    ThinkTags,
+)
 from ringcast.shm.tokens import Error, StreamToken
 from ringcast.workers.content_filter import ContentFilter
+from ringcast.workers.json_preview import JsonPreview
 from ringcast.workers.think_tag_splitter import ThinkTagSplitter
 from ringcast.workers.token_accumulator import TokenAccumulator
 from ringcast.workers.transform import Fail, StreamTransformer, TransformResult, Transforms
@@ -28,9 +36,18 @@ def _transformer(spec: Spec) -> StreamTransformer:
             return TokenAccumulator(spec.min, spec.max, spec.idle_ms)
         case ThinkTags():
             return ThinkTagSplitter()
+        case Preview():
+            return _preview()
         case Custom():
             return _custom(spec)
     return ContentFilter(spec.patterns, spec.replacement, spec.parts, spec.longest)
+
+
+def _preview() -> StreamTransformer:
+    try:
+        return JsonPreview()
+    except ConfigError as error:  # it was there when the request was checked
+        return _Missing(str(error))
 
 
 def _custom(spec: Custom) -> StreamTransformer:

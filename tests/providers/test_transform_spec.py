@@ -35,7 +35,8 @@ def test_what_is_said_is_what_is_done() -> None:
     [
         ({}, "transforms[1].name: must be a string"),
         ({"name": 1}, "transforms[1].name: must be a string"),
-        ({"name": "think"}, "there are content_filter, accumulate, think_tags"),
+        ({"name": "think"}, "there are content_filter, accumulate, think_tags, json_preview"),
+        ({"name": "json_preview", "deep": True}, "unknown field `deep`"),
         ({"name": "think_tags", "deep": True}, "unknown field `deep`"),
         ({"name": "accumulate", "min": "1"}, "Expected `int`, got `str` - at `$.min`"),
         ({"name": "accumulate", "min": 0}, "transforms[1].min: 0 is not in 1..4096"),
@@ -70,6 +71,20 @@ def test_without_re2_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "re2", None)
     message = refused({"name": "content_filter", "patterns": ["of no other test"]})
     assert "pip install 'ringcast[filter]'" in message
+
+
+def test_nothing_is_shown_before_it_is_filtered() -> None:
+    pytest.importorskip("re2", reason="needs google-re2: pip install 'ringcast[filter]'")
+    preview = {"name": "json_preview"}
+    every = {"name": "content_filter", "patterns": ["a"], "in": ["text", "arguments"]}
+    assert "transforms[1]: json_preview would show arguments" in refused(preview, every)
+    assert encoded([every, preview])
+    assert encoded([preview, {"name": "content_filter", "patterns": ["a"]}])
+
+
+def test_without_jiter_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jiter", None)
+    assert "pip install 'ringcast[preview]'" in refused({"name": "json_preview"})
 
 
 def test_without_a_daemon_they_are_refused_and_not_forgotten() -> None:

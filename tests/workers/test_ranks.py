@@ -17,7 +17,9 @@ from fakes.ranks import ALPHABET, DATA, expect, forget, install, needs_ranks, ow
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringcast import config, config_file
 from ringcast.bench.tokens import private_mib
+from ringcast.errors import ConfigError
 from ringcast.workers import ranks
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +43,25 @@ def test_recipes_are_tiktokens_own(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert asked["sha256"] == file.sha256
     assert asked["url"].endswith(f"/{file.name}")
     assert hashlib.sha1(asked["url"].encode()).hexdigest() == file.cached_as
+
+
+def test_the_configuration_knows_all_of_them() -> None:
+    assert set(config.ENCODINGS) == set(ranks.RECIPES)
+    known = config_file.parse(f"[workers]\nranks = {list(ranks.RECIPES)}").workers.ranks
+    assert known == list(ranks.RECIPES)
+    with pytest.raises(ConfigError, match=r"workers\.ranks: no encoding is called 'p50k_base'"):
+        config_file.parse('[workers]\nranks = ["p50k_base"]')
+
+
+def test_what_may_be_installed_is_seen_without_reading_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget(monkeypatch, tmp_path)
+    assert not ranks.are_installed()
+    (tmp_path / ranks.FILES["o200k_base"].name).write_bytes(b"QQ== 0\n")
+    assert not ranks.are_installed()
+    install(monkeypatch, tmp_path)
+    assert ranks.are_installed()
 
 
 def test_where_they_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

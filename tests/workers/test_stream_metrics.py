@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ringcast.shm.counters import METRICS_BYTES
 from ringcast.workers.stream_metrics import (
     HISTOGRAM_WORDS,
     WORDS,
@@ -18,6 +19,8 @@ from ringcast.workers.stream_metrics import (
     Spread,
     Stopwatch,
     StreamMetrics,
+    of_all,
+    of_worker,
 )
 
 HOUR_NS = 3600 * 10**9
@@ -53,6 +56,18 @@ def test_percentiles_are_those_of_the_list(durations: list[int]) -> None:
     for got, q in ((spread.p50_ms, 0.5), (spread.p90_ms, 0.9), (spread.p99_ms, 0.99)):
         right = next(ns for i, ns in enumerate(ordered, 1) if i >= q * len(ordered))
         assert abs(got * 1e6 - right) <= max(32, right * 0.0625)
+
+
+@given(st.lists(st.integers(-5, 1 << 50) | NS | st.integers(7_000_000, 9_000_000), max_size=60))
+@example([(8 << 20) - 1, 8 << 20, (4096 << 20) - 1, 4096 << 20])
+def test_many_at_once_are_in_the_buckets_that_each_would_be_in(durations: list[int]) -> None:
+    one, all_ = histogram(), histogram()
+    for ns in durations:
+        one.add(max(ns, 0))
+    all_.add_all([max(ns, 0) for ns in durations])
+    assert one.spread() == all_.spread()
+    all_.add_all([-1])  # of clocks that disagree
+    assert all_.spread().count == len(durations) + 1
 
 
 def test_what_is_out_of_range_is_kept_in_the_last_bucket_or_the_first() -> None:
@@ -134,3 +149,33 @@ def test_a_successor_goes_on_with_the_words() -> None:
 def test_words_of_another_layout_are_refused() -> None:
     with pytest.raises(ValueError, match=f"take {WORDS} words, not 12"):
         StreamMetrics(memoryview(bytearray(96)).cast("Q"))
+
+
+def test_a_round_is_noted_as_its_streams_would_be_one_by_one() -> None:
+    one, each = StreamMetrics(), StreamMetrics()
+    one.round(9, [10_000_000], [20_000_000, 0])
+    each.emitted(3, 10_000_000, first=True)
+    each.emitted(5, 20_000_000, first=False)
+    each.emitted(1, 0, first=False)
+    assert one.snapshot() == each.snapshot()
+
+
+def test_the_workers_of_a_daemon_are_added_up() -> None:
+    page = memoryview(bytearray(2 * METRICS_BYTES))
+    assert of_all(page) == Figures()
+    for index in (0, 1):
+        for _ in range(2):  # a successor goes on
+            its = of_worker(page, index)
+            its.opened()
+            its.read(100)
+            its.took("decode", 3_000_000)
+            its.round(2, [10_000_000], [])
+    said = of_all(page)
+    assert (said.streams, said.bytes, said.tokens) == (4, 400, 8)
+    assert (said.first_token.count, said.first_token.mean_ms, said.gap.count) == (4, 10.0, 4)
+    assert (said.decode.mean_ms, said.decode_us_per_token) == (3.0, 1500.0)
+    assert of_all(page[:METRICS_BYTES]).streams == 2
+
+
+def test_a_workers_room_holds_its_words_and_little_more() -> None:
+    assert 0 <= METRICS_BYTES - WORDS * 8 < 128

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ringcast.errors import Code, RequestError
 from ringcast.providers import transform_spec
 from ringcast.providers.request import Json
-from ringcast.shm.tokens import Done, Error, StreamToken, Text
+from ringcast.shm.tokens import Done, Error, StreamToken, Text, ToolCall
 from ringcast.workers.transform import PASS, SKIP, Fail, StreamTransformer, TransformResult
 
 WORDS = ["<thi", "nk>thought", "</think>", "a ", "se", "cret", " is", " a secret", " sec", "ond"]
@@ -30,6 +30,22 @@ def event(text: str, reason: str | None = None) -> bytes:
 
 
 BODY = [*map(event, WORDS), event("", "stop"), b"data: [DONE]\n\n"]
+
+
+PREVIEW: list[Json] = [{"name": "json_preview"}]
+ARGUMENTS = ['{"pa', 'th": "a', '.py", ', '"lines": [1', '2, 3], "text"', ': "é', '"}']
+CALLED = [
+    *(
+        b"data: "
+        + msgspec.json.encode(
+            {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": f}]}}]}
+        )
+        + b"\n\n"
+        for f in ({"name": "write", "arguments": piece} for piece in ARGUMENTS)
+    ),
+    event("", "tool_calls"),
+    b"data: [DONE]\n\n",
+]
 
 
 def begun(transforms: list[Json], chunks: list[bytes] = BODY) -> tuple[Pipeline, Any]:
@@ -69,6 +85,29 @@ def test_a_worker_may_die_at_every_record(transforms: list[Json], moment: str) -
         pipeline.run()
         assert said(inbox.tokens[1]) == said(expected)
         assert plain(inbox.tokens[1][-1:]) == plain(expected[-1:])
+
+
+@pytest.mark.parametrize("moment", ["idle", "publish", "release"])
+def test_a_preview_goes_on_with_a_successor(moment: str) -> None:
+    pytest.importorskip("jiter", reason="needs jiter: pip install 'ringcast[preview]'")
+    whole, its = begun(PREVIEW, CALLED)
+    for _ in CALLED:
+        read_one(whole)
+        whole.work()
+    whole.run()
+    *calls, end = its.tokens[1]
+    assert isinstance(end, Done)
+    assert isinstance(calls[-1], ToolCall)
+    assert calls[-1].preview == {"path": "a.py", "lines": [12, 3], "text": "é"}
+    for at in range(len(CALLED) + 1):
+        pipeline, inbox = begun(PREVIEW, CALLED)
+        for number in range(len(CALLED)):
+            read_one(pipeline)
+            if number == at:
+                pipeline.kill_worker(moment)
+            pipeline.work()
+        pipeline.run()
+        assert plain(inbox.tokens[1]) == plain(its.tokens[1])
 
 
 @settings(max_examples=60)
