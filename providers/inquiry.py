@@ -16,23 +16,32 @@ import msgspec
 from ringcast.config import Config
 from ringcast.errors import Code, RequestError
 from ringcast.providers import credentials
+from ringcast.providers.count import TokenCount
 from ringcast.providers.estimate import estimate
 from ringcast.providers.gateway import Gateway
-from ringcast.providers.request import Call
+from ringcast.providers.request import Call, ChatRequest
 from ringcast.providers.upstream import compressed, connection_ending, encoding_of, refusal
 from ringcast.providers.vendor import AnyRequest, Model
-from ringcast.providers.wire.answer import http_error
-from ringcast.providers.wire.body import Ending
+from ringcast.providers.wire.body import Ending, last_error
 
 NO_SUCH_CALL: Final = (404, 405, 501)
 MAX_MODELS: Final = 5000  # OpenRouter lists 400
 
 
-class Count(msgspec.Struct, frozen=True):
-    """Tokens of a request, and who says so: the provider, or an estimate of ours."""
+class Traffic(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one provider process has to do with a provider.
 
-    tokens: int
-    accuracy: Literal["provider", "estimate"]
+    `requests` counts sendings, `failures` those that failed by its fault, `sent_again` repetitions.
+    `first_token_ms` is a mean of late, `remaining_*` what it last said that its limits leave.
+    """
+
+    breaker: Literal["closed", "open", "half-open"]
+    requests: int
+    failures: int
+    sent_again: int
+    first_token_ms: float | None = None
+    remaining_requests: int | None = None
+    remaining_tokens: int | None = None
 
 
 class Health(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -42,6 +51,7 @@ class Health(msgspec.Struct, frozen=True, omit_defaults=True):
     latency_ms: float | None = None
     code: str | None = None
     message: str | None = None
+    traffic: Traffic | None = None
 
 
 async def models(client: httpx.AsyncClient, gateway: Gateway, config: Config) -> list[Model]:
@@ -63,21 +73,27 @@ async def models(client: httpx.AsyncClient, gateway: Gateway, config: Config) ->
     raise RequestError(Code.BAD_REQUEST, f"{gateway.config.kind} does not list its models")
 
 
+def can_count(gateway: Gateway, model: str) -> bool:
+    """Return whether there is a call that counts a chat's tokens; the server may lack it."""
+    short = ChatRequest(model=model, messages=[{"role": "user", "content": "hi"}])
+    return gateway.count(model, short) is not None
+
+
 async def count(
     client: httpx.AsyncClient, gateway: Gateway, config: Config, model: str, request: AnyRequest
-) -> Count:
+) -> TokenCount:
     """Return a request's tokens, by the provider where it counts. Raises `RequestError`."""
     call = gateway.count(model, request)
     if call is None:
-        return Count(estimate(request), "estimate")
+        return TokenCount(estimate(request), "estimate")
     try:
         body = await fetch(client, gateway, call, config)
     except RequestError as error:
         if gateway.vendor.may_not_count and error.detail.get("status") in NO_SUCH_CALL:
-            return Count(estimate(request), "estimate")
+            return TokenCount(estimate(request), "estimate")
         raise
     try:
-        return Count(gateway.vendor.read_count(body), "provider")
+        return TokenCount(gateway.vendor.read_count(body), "provider")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(Code.BAD_RESPONSE, f"count: {error}") from None
 
@@ -135,15 +151,7 @@ async def _fetch(client: httpx.AsyncClient, gateway: Gateway, call: Call, config
 
 
 def _refused(ending: Ending) -> RequestError:
-    if ending.kind != "http":
-        return RequestError(ending.code, ending.message, status=ending.status)
-    error = http_error(
-        ending.status,
-        ending.body,
-        content_type=ending.content_type,
-        retry_after_s=ending.retry_after_s,
-        type=ending.fault,
-    )
+    error = last_error(ending)
     detail = {"status": error.status, "retry_after_s": error.retry_after_s}
     return RequestError(error.code, error.message, retryable=error.retryable, **detail)
 

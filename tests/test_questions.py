@@ -44,7 +44,8 @@ HI = [{"role": "user", "content": "hi"}]
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Daemon]:
-    with daemon(CONFIG, CANARY=CANARY_KEY) as running:
+    no_ranks = {"RINGCAST_TIKTOKEN_DIR": "/nowhere", "XDG_CACHE_HOME": "/nowhere"}
+    with daemon(CONFIG, CANARY=CANARY_KEY, TIKTOKEN_CACHE_DIR="", **no_ranks) as running:
         yield running
         assert CANARY_KEY not in running.said
 

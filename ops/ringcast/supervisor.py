@@ -6,6 +6,9 @@ milliseconds. (A fork server beside it and Python's resource tracker would cost 
 A child that dies is replaced; after too many deaths within a while (`processes.restarts` in
 `processes.restart_window_s`) the daemon gives up, which is an error and not a loop.
 
+The counting process is started when the broker first needs it, if rank files are there; its deaths
+end nothing: after too many of them counts are estimates for a while.
+
 When a worker dies, its successor asks the broker where the streams are and goes on with
 them. When the broker dies, its successor reads the out-rings and asks everybody. When a
 provider process dies its connections are gone: the next one asks again, goes on where the
@@ -22,7 +25,6 @@ import select
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing import connection
@@ -35,6 +37,7 @@ import msgspec
 
 from ringcast import child, keyring, preload, rundir
 from ringcast.config import Config
+from ringcast.deaths import Deaths
 from ringcast.errors import RunDirError, StartupError
 from ringcast.rundir import ProcessState, State
 from ringcast.shm import counters, segment
@@ -84,7 +87,10 @@ class Supervisor:
         self._context = multiprocessing.get_context("fork")
         self._children: dict[int, Child] = {}
         self._poll = select.poll()
-        self._deaths: deque[float] = deque()
+        counts = config.processes
+        self._deaths, self._counter_deaths = (
+            Deaths(counts.restarts, counts.restart_window_s) for _ in range(2)
+        )
         self._stopping = 0
         self._looked = 0.0
         self._segments: list[segment.Segment] = []
@@ -121,6 +127,9 @@ class Supervisor:
         self._stopping += 1
 
     def _start_all(self) -> None:
+        for name in preload.tokenizers(self._config.workers.ranks):
+            text = f"workers.ranks: {name} is not installed (ringcast tokenizers install)"
+            print(f"ringcast: {text}", file=sys.stderr)
         counts = self._config.processes
         rings = self._config.rings
         self._wiring = Wiring(
@@ -137,6 +146,7 @@ class Supervisor:
         self._block = counters.Block(
             self._segments[0].memory, number, "supervisor", pid=os.getpid()
         )
+        self._poll.register(self._wiring.wanted.fileno(), select.POLLIN)
         self._start("broker", 0)
         for index in range(counts.workers):
             self._start("worker", index)
@@ -202,6 +212,8 @@ class Supervisor:
             preload.broker(self._wiring, self._config, self._run_dir, ready)
         elif role == "worker":
             preload.worker(self._wiring, index, self._run_dir, ready)
+        elif role == "counter":
+            preload.counter(self._wiring, self._run_dir, ready)
         else:
             keys = keyring.unpack(self._keys_fd)
             preload.provider(self._wiring, index, self._config, self._run_dir, keys, ready)
@@ -212,6 +224,9 @@ class Supervisor:
                 if fd == wake:
                     with suppress(BlockingIOError):
                         os.read(wake, 512)
+                elif fd == self._wiring.wanted.fileno():
+                    self._wiring.wanted.clear()
+                    self._start_counter()
             self._replace_dead()
             self._block.beat(time.monotonic_ns())
             self._kill_hung()
@@ -219,6 +234,18 @@ class Supervisor:
                 return
             if not self._run_dir.is_dir():
                 raise RunDirError(f"run directory {self._run_dir} was removed; ending")
+
+    def _start_counter(self, restarts: int = 0) -> None:
+        """Start the counting process, unless it runs or has died too often."""
+        now = time.monotonic()
+        runs = any(one.role == "counter" for one in self._children.values())
+        if runs or self._counter_deaths.too_many(now):
+            return
+        try:
+            self._start("counter", 0, restarts)
+        except StartupError as error:
+            self._counter_deaths.add(now)
+            print(f"ringcast: {error}", file=sys.stderr)
 
     def _replace_dead(self) -> None:
         """Replace whoever has ended, the broker first: the others' successors ask it."""
@@ -266,6 +293,9 @@ class Supervisor:
         status = dead.process.exitcode
         fault = f"{dead.role} {dead.index} (pid {dead.state.pid}) ended with {status}"
         self._block.add(self._block.slot("restarts"))
+        if dead.role == "counter":
+            self._replace_counter(dead, fault)
+            return
         while fault and not self._stopping:
             print(f"ringcast: {fault}; starting another", file=sys.stderr)
             self._charge(dead)
@@ -275,25 +305,32 @@ class Supervisor:
             except StartupError as error:  # a newborn's death is a death like any other
                 fault = str(error)
 
+    def _replace_counter(self, dead: Child, fault: str) -> None:
+        """Put another counting process in its place, unless too many have died."""
+        now = time.monotonic()
+        self._counter_deaths.add(now)
+        spent = self._counter_deaths.too_many(now)
+        after = "counts are estimates for now" if spent else "starting another"
+        print(f"ringcast: {fault}; {after}", file=sys.stderr)
+        self._changed()
+        self._start_counter(dead.state.restarts + 1)
+
     def _charge(self, dead: Child) -> None:
         """Count a death; after an early one wait, the longer the more there were.
 
         Raises `StartupError` when the budget is used up.
         """
-        counts = self._config.processes
         now = time.monotonic()
-        self._deaths.append(now)
-        while self._deaths and self._deaths[0] < now - counts.restart_window_s:
-            self._deaths.popleft()
-        if len(self._deaths) > counts.restarts:
+        deaths = self._deaths.add(now)
+        if self._deaths.too_many(now):
             self._state.status = "gave up"
             self._changed()
             raise StartupError(
-                f"{len(self._deaths)} processes died within {counts.restart_window_s:g} s "
+                f"{deaths} processes died within {self._config.processes.restart_window_s:g} s "
                 "(processes.restarts); giving up"
             )
-        if len(self._deaths) > 1 and now - dead.born < YOUNG_S:
-            time.sleep(CRASH_PAUSE_S * 2 ** min(len(self._deaths), 6))
+        if deaths > 1 and now - dead.born < YOUNG_S:
+            time.sleep(CRASH_PAUSE_S * 2 ** min(deaths, 6))
 
     def _renew(self, dead: Child) -> None:
         """Start a process in a dead one's place. Raises `StartupError`."""
@@ -312,7 +349,7 @@ class Supervisor:
 
     def _stop_children(self) -> None:
         """Stop everything, the broker first: it tells the clients why their streams end."""
-        for role in ("broker", "provider", "worker"):
+        for role in ("broker", "provider", "worker", "counter"):
             group = [one for one in self._children.values() if one.role == role]
             for one in group:
                 with suppress(ProcessLookupError):
