@@ -1,22 +1,15 @@
 """The configuration: one frozen tree, read once from TOML, passed down, never global.
 
-Units are in the names (`_s`, `_bytes`). Unknown keys are refused with the nearest known
-one; every problem is reported, not only the first. Keys of providers are never in the
-tree: a provider names where its key comes from, and only its process resolves it.
+Units are in the names (`_s`, `_bytes`). Keys of providers are never in the tree: a provider names
+where its key comes from, and only its process resolves it.
 """
 
 from __future__ import annotations
 
-import difflib
-import os
 import re
-import tomllib
-from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, get_args, get_origin
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
-
-from ringcast.errors import ConfigError
 
 Kind: TypeAlias = Literal[
     "openai",
@@ -33,12 +26,10 @@ Kind: TypeAlias = Literal[
     "ollama",
     "openai-compatible",
 ]
+# Other kinds are entry points of this group; only a provider process imports what they name.
+KINDS_GROUP: Final = "ringcast.providers"
 
-Json: TypeAlias = dict[str, Any]
-
-MAX_CONFIG_BYTES: Final = 1 << 20
-# RFC 9110, 5.1: a header's name is a token.
-_header = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+ROUTE: Final = "route"  # what stands for the provider where a route is asked
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,13 +44,18 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One upstream. `base_url` ends where the API's paths begin (usually in `/v1`).
 
+    `kind` is a `Kind`, or what an installed package adds to them (providers/kinds.py).
+
     `resource` and `api_version` are Azure's (without a version its v1 API is spoken), `region` and
     `profile` AWS's, `project` and `location` Google's, and `credentials` the path of a Google
     credentials file; what is not given is looked for where the vendor's own tools look.
     `token_command` prints a bearer token that runs out, and is run again before it does.
+    `keys` are several keys instead of one, used in turn. `requests_per_min`, `tokens_per_min` and
+    `concurrency` hold for all its models and keys together; 0 is no limit but what it tells us.
+    `allow_private` lets a public name lead to a private address.
     """
 
-    kind: Kind
+    kind: str
     base_url: str = ""
     key: Key | None = None
     token_command: list[str] | None = None
@@ -72,6 +68,11 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     project: str = ""
     location: str = ""
     credentials: str = ""
+    keys: list[Key] = []
+    requests_per_min: int = 0
+    tokens_per_min: int = 0
+    concurrency: int = 0
+    allow_private: bool = False
 
 
 class Rings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +83,7 @@ class Rings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bounds on what others may send."""
+    """Bounds on what others may send, and on connections of one provider process to one host."""
 
     max_line_bytes: int = 8 << 20
     max_event_bytes: int = 16 << 20
@@ -91,6 +92,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_headers: int = 200
     max_request_bytes: int = 32 << 20
     max_answer_bytes: int = 8 << 20
+    max_connections_per_host: int = 2048
     max_clients: int = 4096
     max_streams: int = 4096
     # A client that takes 835,000 tokens/s in batches of 64 says CREDIT 13,000 times a second.
@@ -108,6 +110,7 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     connect_s: float = 5.0
     first_byte_s: float = 120.0
+    first_token_s: float = 300.0
     idle_s: float = 300.0
     total_s: float = 3600.0
     answer_s: float = 30.0
@@ -144,13 +147,95 @@ class Processes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What workers may load. `transforms` names entry points of the group `ringcast.transforms`."""
+    """What workers may load.
+
+    `transforms` names entry points of the group `ringcast.transforms`; `ranks` are encodings of
+    tiktoken that are loaded before the first process is forked.
+    """
 
     transforms: list[str] = []
+    ranks: list[str] = []
+
+
+class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"models": "try"}):
+    """Models under one name, written `try`; the next is asked while nothing was said yet.
+
+    `order`: as listed, by chance (`weights`, one for each), or the fastest first. `transforms` are
+    for requests that name none.
+    """
+
+    models: list[str]
+    order: Literal["listed", "weighted", "fastest"] = "listed"
+    weights: list[float] = []
+    transforms: list[Any] = []
+
+
+class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a request is sent again of which no token was seen.
+
+    `attempts` — sendings in all. Before the second one there is a pause of up to `pause_s`, and
+    each later one may be twice as long, up to `longest_pause_s`; what the provider asks for is the
+    least, but no more than `max_retry_after_s` is waited for. Of all requests of the last
+    minute to a provider, `budget_ratio` may be repetitions, and `budget_least` in any case.
+    """
+
+    attempts: int = 3
+    pause_s: float = 0.5
+    longest_pause_s: float = 60.0
+    max_retry_after_s: float = 120.0
+    budget_ratio: float = 0.2
+    budget_least: int = 10
+
+
+class Queue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Requests to one provider that wait for its rate limit: how many, and for how long."""
+
+    length: int = 1000
+    wait_s: float = 60.0
+
+
+class Breaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a provider is left alone for `open_s`, and then tried with one request.
+
+    After `failures` in a row, or when of at least `least_calls` within `window_s` the part
+    `failure_rate` has failed by its fault.
+    """
+
+    failures: int = 5
+    open_s: float = 60.0
+    window_s: float = 30.0
+    failure_rate: float = 0.5
+    least_calls: int = 20
+
+
+class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How often providers in use are asked whether they are well; 0 is never."""
+
+    interval_s: float = 30.0
+
+
+class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """US dollars for a million tokens; without its own price a cached one costs as any other."""
+
+    input: float
+    output: float
+    cache_read: float | None = None
+    cache_write: float | None = None
+
+
+class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept of what was used, and the dollars a day after which nothing more is sent.
+
+    `file` is an SQLite file, by default in `$XDG_STATE_HOME/ringcast`. `daily_usd` 0 is no limit.
+    """
+
+    keep: bool = True
+    file: str = ""
+    daily_usd: float = 0.0
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole tree."""
+    """The whole tree. `prices` come before the bundled ones, by `PROVIDER/model`."""
 
     providers: dict[str, Provider] = {}
     rings: Rings = Rings()
@@ -159,6 +244,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     credit: Credit = Credit()
     processes: Processes = Processes()
     workers: Workers = Workers()
+    routes: dict[str, Route] = {}
+    retry: Retry = Retry()
+    queue: Queue = Queue()
+    breaker: Breaker = Breaker()
+    health: Health = Health()
+    prices: dict[str, Price] = {}
+    usage: Usage = Usage()
 
 
 BASE_URLS: dict[str, str] = {
@@ -181,6 +273,7 @@ KEY_VARIABLES: dict[str, str] = {
     "perplexity": "PERPLEXITY_API_KEY",
     "deepseek": "DEEPSEEK_API_KEY",
 }
+ENCODINGS: Final = ("o200k_base", "o200k_harmony", "cl100k_base")
 # Where these are, and who asks them, is found out where they are asked (providers/access.py).
 FOUND: Final[tuple[Kind, ...]] = ("bedrock", "azure", "vertex", "ollama")
 # What else their own tools take from the environment and is as secret as a key.
@@ -194,13 +287,8 @@ SECRET_VARIABLES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "azure": ("AZURE_OPENAI_API_KEY",),
 }
-# The fields that only some kinds have.
-_FIELDS: Final[dict[str, tuple[str, ...]]] = {
-    "azure": ("resource", "api_version"),
-    "bedrock": ("region", "profile"),
-    "vertex": ("project", "location", "credentials"),
-}
-_NAMES: Final = ("resource", "api_version", "region", "project", "location")
+
+
 # What becomes part of a host's name or of a path may hold nothing that means something there.
 plain_name = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?").fullmatch
 
@@ -208,7 +296,8 @@ plain_name = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?").fullma
 def secret_variables(config: Config) -> set[str]:
     """Return the variables that hold secrets of the configured providers."""
     providers = config.providers.values()
-    named = {provider.key.env for provider in providers if provider.key and provider.key.env}
+    keys = [key for provider in providers for key in (provider.key, *provider.keys) if key]
+    named = {key.env for key in keys if key.env}
     return named.union(*(SECRET_VARIABLES.get(provider.kind, ()) for provider in providers))
 
 
@@ -219,7 +308,7 @@ def complete(config: Config) -> Config:
     """
     providers: dict[str, Provider] = {kind: Provider(kind) for kind in FOUND}
     for kind in BASE_URLS:
-        providers[kind] = Provider(kind)  # type: ignore[arg-type]  # every key is a Kind
+        providers[kind] = Provider(kind)
     providers.update(config.providers)
     filled = {name: _filled(provider) for name, provider in providers.items()}
     return msgspec.structs.replace(config, providers=filled)
@@ -229,178 +318,7 @@ def _filled(provider: Provider) -> Provider:
     kind = provider.kind
     key = provider.key
     own_host = not provider.base_url or provider.base_url == BASE_URLS.get(kind)
-    if key is None and own_host and kind in KEY_VARIABLES:
+    if key is None and not provider.keys and own_host and kind in KEY_VARIABLES:
         key = Key(env=KEY_VARIABLES[kind])
     base_url = (provider.base_url or BASE_URLS.get(kind, "")).rstrip("/")
     return msgspec.structs.replace(provider, key=key, base_url=base_url)
-
-
-def default_path() -> Path:
-    """Return where the configuration is looked for: `$RINGCAST_CONFIG`, else the XDG place."""
-    named = os.environ.get("RINGCAST_CONFIG")
-    if named:
-        return Path(named).expanduser()
-    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(base).expanduser() / "ringcast" / "config.toml"
-
-
-def load(path: Path | None = None) -> Config:
-    """Read, check and complete the configuration; no file at the XDG place is fine.
-
-    Raises `ConfigError` naming the file and every setting at fault.
-    """
-    chosen = path or default_path()
-    if path is None and not os.environ.get("RINGCAST_CONFIG") and not chosen.exists():
-        return complete(Config())
-    config = parse(_read(chosen), str(chosen))
-    return complete(config)
-
-
-def _read(path: Path) -> str:
-    try:
-        if not path.is_file():
-            raise ConfigError(
-                f"{path}: {'not a regular file' if path.exists() else 'no such file'}"
-            )
-        with path.open("rb") as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    if len(data) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 (byte {error.start})") from None
-
-
-def parse(text: str, source: str = "config") -> Config:
-    """Turn TOML into the tree. Raises `ConfigError` listing all problems at once."""
-    try:
-        tree = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits, deep arrays
-        raise ConfigError(f"{source}: {error}") from None
-    problems: list[str] = []
-    sound = _sifted(tree, Config, "", problems)
-    config = msgspec.convert(sound, Config)
-    problems += _ranges(config)
-    if problems:
-        raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems))
-    return config
-
-
-def _sifted(tree: Json, shape: Any, where: str, problems: list[str]) -> Json | None:
-    """Return what of a table fits `shape`, None if too little does; note what does not."""
-    fields = {field.name: field for field in msgspec.structs.fields(shape)}
-    sound: Json = {}
-    for name, value in tree.items():
-        if name not in fields:
-            problems.append(f"unknown setting {where}{name}{_hint(name, list(fields), where)}")
-        elif (fitting := _fitting(value, fields[name].type, where + name, problems)) is not None:
-            sound[name] = fitting
-    needed = {field.name for field in fields.values() if field.required}
-    problems += [f"{where}{name}: must be given" for name in sorted(needed - tree.keys())]
-    return sound if needed <= sound.keys() else None
-
-
-def _fitting(value: Any, type_: Any, where: str, problems: list[str]) -> Any:
-    """Return a setting's value without what is wrong in it, None (TOML has none) for nothing."""
-    shape = next((one for one in (type_, *get_args(type_)) if _is_table(one)), None)
-    if shape is not None and isinstance(value, dict):
-        if get_origin(type_) is not dict:
-            return _sifted(value, shape, f"{where}.", problems)
-        inner = {k: _fitting(v, shape, f"{where}.{k}", problems) for k, v in value.items()}
-        return {k: v for k, v in inner.items() if v is not None}
-    try:
-        return msgspec.convert(value, type_, strict=True)
-    except msgspec.ValidationError as error:
-        problems.append(f"{where}: {error}")
-        return None
-
-
-def _is_table(type_: Any) -> bool:
-    return isinstance(type_, type) and issubclass(type_, msgspec.Struct)
-
-
-def _hint(name: str, known: list[str], where: str) -> str:
-    near = difflib.get_close_matches(name, known, 1)
-    return f" (did you mean {where}{near[0]}?)" if near else ""
-
-
-def _ranges(config: Config) -> list[str]:
-    problems: list[str] = []
-
-    def need(condition: bool, text: str) -> None:
-        if not condition:
-            problems.append(text)
-
-    for name in ("in_bytes", "out_bytes"):
-        size: int = getattr(config.rings, name)
-        need(
-            size & (size - 1) == 0 and 1 << 16 <= size <= 1 << 28,
-            f"rings.{name} = {size}: must be a power of two in {1 << 16}..{1 << 28}",
-        )
-    for name in ("providers", "workers"):
-        count: int = getattr(config.processes, name)
-        need(1 <= count <= 16, f"processes.{name} = {count}: must be in 1..16")
-    for group in ("limits", "timeouts", "credit", "processes"):
-        for field in msgspec.structs.fields(type(getattr(config, group))):
-            value = getattr(getattr(config, group), field.name)
-            need(0 <= value <= 1 << 40, f"{group}.{field.name} = {value}: out of range")
-    for name, least in (("max_messages_per_s", 100), ("max_window_bytes", 1024)):
-        value = getattr(config.limits, name)
-        need(value >= least, f"limits.{name} = {value}: must be at least {least}")
-    credit = config.credit
-    need(
-        1024 <= credit.window_min_bytes <= credit.window_max_bytes <= credit.budget_bytes,
-        "credit: 1024 <= window_min_bytes <= window_max_bytes <= budget_bytes must hold",
-    )
-    for name, provider in config.providers.items():
-        need(
-            name.replace("-", "").replace("_", "").replace(".", "").isalnum(),
-            f"providers.{name}: use letters, digits, - _ .",
-        )
-        if provider.kind == "openai-compatible":
-            need(bool(provider.base_url), f"providers.{name}.base_url: needed for this kind")
-        if provider.base_url:
-            need(
-                provider.base_url.startswith(("http://", "https://")),
-                f"providers.{name}.base_url: must begin with http:// or https://",
-            )
-        problems += _misplaced(name, provider)
-        if provider.key is not None:
-            sources = [s for s in msgspec.structs.astuple(provider.key) if s is not None]
-            need(
-                len(sources) == 1, f"providers.{name}.key: give one of env, file, command, keyring"
-            )
-            need(all(sources), f"providers.{name}.key: must not be empty")
-        for header, value in provider.headers.items():
-            need(
-                bool(_header(header)) and value.isascii() and value.isprintable(),
-                f"providers.{name}.headers.{header!r}: not a header's name, or not printable ASCII",
-            )
-    return problems
-
-
-def _misplaced(name: str, provider: Provider) -> list[str]:
-    """Say what of a provider does not belong to its kind, or cannot be a name."""
-    where = f"providers.{name}"
-    problems = [
-        f"{where}.{field}: goes with kind {kind}, not with {provider.kind}"
-        for kind, fields in _FIELDS.items()
-        for field in fields
-        if kind != provider.kind and getattr(provider, field)
-    ]
-    problems += [
-        f"{where}.{field}: use letters, digits and -"
-        for field in _NAMES
-        if (value := getattr(provider, field)) and not plain_name(value)
-    ]
-    if provider.token_command is not None:
-        if not provider.token_command:
-            problems.append(f"{where}.token_command: must not be empty")
-        if provider.key is not None:
-            problems.append(f"{where}: give key or token_command, not both")
-        if provider.kind == "bedrock":
-            problems.append(f"{where}.token_command: not for bedrock (AWS has credential_process)")
-    return problems

@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from ringcast import child, config, keyring, rundir
+from ringcast import child, config_file, keyring, rundir
 from ringcast.errors import RingcastError
+from ringcast.providers.traffic import routing
 from ringcast.shm import segment
 from ringcast.supervisor import Supervisor
 
@@ -24,7 +25,7 @@ def serve(config_path: Path | None, run_dir: Path, *, parent_pid: int = 0) -> No
     Raises `ConfigError`, `RunDirError` and `AlreadyRunning` while that can still be told.
     """
     run_dir = run_dir.absolute()  # the state file names the socket to clients anywhere
-    tree = config.load(config_path)
+    tree = config_file.load(config_path)
     rundir.prepare(run_dir)
     rundir.refuse_second(run_dir)
     arguments = [sys.executable, "-P", "-m", "ringcast.daemon", "--run-dir", str(run_dir)]
@@ -52,7 +53,8 @@ def main() -> None:
 
 def _run(config_path: Path | None, run_dir: Path, keys_fd: int, parent_pid: int) -> None:
     os.set_inheritable(keys_fd, False)
-    tree = config.load(config_path)
+    tree = config_file.load(config_path)
+    routing.check(tree)
     rundir.verify(run_dir)
     lock = rundir.Lock(run_dir)
     try:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from ringcast import config, rundir
+from ringcast import config_file, rundir
 from ringcast.errors import RingcastError, StartupError
 from ringcast.rundir import State
 
@@ -26,7 +26,7 @@ def start(directory: Path, config_path: Path | None) -> State:
     rundir.prepare(directory)
     rundir.refuse_second(directory)
     arguments = [sys.executable, "-P", "-m", "ringcast", "serve", "--run-dir", str(directory)]
-    chosen = config_path or config.default_path()
+    chosen = config_path or config_file.default_path()
     if chosen.exists():
         arguments += ["--config", str(chosen.absolute())]
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW

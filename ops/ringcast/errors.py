@@ -44,13 +44,18 @@ class Code(StrEnum):
     TOOL_ARGS_LIMIT = "tool_args_limit"
     # the way to the provider
     CONNECT_FAILED = "connect_failed"
+    ADDRESS_REFUSED = "address_refused"
     CONNECT_TIMEOUT = "connect_timeout"
     TLS_ERROR = "tls_error"
     TRANSPORT = "transport"
     FIRST_BYTE_TIMEOUT = "first_byte_timeout"
+    FIRST_TOKEN_TIMEOUT = "first_token_timeout"
     IDLE_TIMEOUT = "idle_timeout"
     TOTAL_TIMEOUT = "total_timeout"
     # ringcast itself
+    CIRCUIT_OPEN = "circuit_open"
+    OVERLOADED_LOCAL = "overloaded_local"
+    BUDGET_EXCEEDED = "budget_exceeded"
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
     WORKER_LOST = "worker_lost"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ringcast import config
+from ringcast import config, config_file
 from ringcast.config import Config, Key
 from ringcast.errors import ConfigError
 
@@ -15,7 +15,7 @@ from ringcast.errors import ConfigError
 def problems(text: str) -> list[str]:
     """What `parse` says, a problem a line."""
     with pytest.raises(ConfigError) as caught:
-        config.parse(text, "f")
+        config_file.parse(text, "f")
     lines = str(caught.value).splitlines()
     assert all(line.startswith("f: ") for line in lines)
     return [line.removeprefix("f: ") for line in lines]
@@ -35,7 +35,10 @@ def problems(text: str) -> list[str]:
             "unknown setting providers.a.key.enf (did you mean providers.a.key.env?)",
         ),
         ("[providers.a]\nmax_tokens = 1", "providers.a.kind: must be given"),
-        ('[providers.a]\nkind = "opnai"', "providers.a.kind: Invalid enum value 'opnai'"),
+        (
+            '[providers.a]\nkind = "opnai"',
+            "providers.a.kind = 'opnai': unknown (did you mean openai?)",
+        ),
         ("[providers]\na = 3", "providers.a: Expected `object`, got `int`"),
         ("providers = 3", "providers: Expected `object`, got `int`"),
         ("[timeouts]\nidle_s = true", "timeouts.idle_s: Expected `float`, got `bool`"),
@@ -48,6 +51,12 @@ def problems(text: str) -> list[str]:
             "rings.in_bytes = 70000: must be a power of two in 65536..268435456",
         ),
         ("[processes]\nworkers = 0", "processes.workers = 0: must be in 1..16"),
+        ("[queue]\nlength = -1", "queue.length = -1: must be in 0..1000000"),
+        ("[queue]\nwait_s = nan", "queue.wait_s = nan: must be in 0..86400"),
+        (
+            '[providers.a]\nkind = "openai"\nrequests_per_min = -1',
+            "providers.a.requests_per_min = -1: must be in 0 (no limit)..1099511627776",
+        ),
         (
             "[limits]\nmax_messages_per_s = 0",
             "limits.max_messages_per_s = 0: must be at least 100",
@@ -121,6 +130,18 @@ def problems(text: str) -> list[str]:
             '[providers.a]\nkind = "bedrock"\ntoken_command = ["aws"]',
             "providers.a.token_command: not for bedrock (AWS has credential_process)",
         ),
+        (
+            '[providers.a]\nkind = "openai"\nkeys = [{ env = "A" }, { env = "B", file = "c" }]',
+            "providers.a.keys[1]: give one of env, file, command, keyring",
+        ),
+        (
+            '[providers.a]\nkind = "openai"\nkeys = [{ env = "A" }]\nkey = { env = "B" }',
+            "providers.a: give keys or one key or token_command",
+        ),
+        ("[retry]\nattempts = 0", "retry.attempts = 0: must be in 1..100"),
+        ("[retry]\nbudget_ratio = nan", "retry.budget_ratio = nan: must be in 0..1"),
+        ("[breaker]\nopen_s = 0", "breaker.open_s = 0.0: must be in 0.1..86400"),
+        ("[breaker]\nfailure_rate = 1.5", "breaker.failure_rate = 1.5: must be in 0.01..1"),
     ],
 )
 def test_a_fault_is_named(text: str, problem: str) -> None:
@@ -139,10 +160,10 @@ def test_all_faults_are_told_at_once() -> None:
         total_s = -1
     """
     assert problems(text) == [
-        "providers.a.kind: Invalid enum value 'opnai'",
         "providers.a.max_tokens: Expected `int`, got `str`",
         "unknown setting timeouts.idel_s (did you mean timeouts.idle_s?)",
         "timeouts.total_s = -1.0: out of range",
+        "providers.a.kind = 'opnai': unknown (did you mean openai?)",
         "providers.b.base_url: needed for this kind",
     ]
 
@@ -163,7 +184,7 @@ def test_what_is_no_toml_is_one_line(text: str) -> None:
 
 
 def test_nothing_given_is_fine() -> None:
-    assert config.parse("") == Config()
+    assert config_file.parse("") == Config()
 
 
 def test_well_known_providers_need_no_configuration() -> None:
@@ -177,14 +198,14 @@ def test_well_known_providers_need_no_configuration() -> None:
 
 def test_a_known_key_goes_to_its_own_host_only() -> None:
     text = '[providers.mine]\nkind = "openai"\nbase_url = "http://127.0.0.1:9/v1/"'
-    mine = config.complete(config.parse(text)).providers["mine"]
+    mine = config.complete(config_file.parse(text)).providers["mine"]
     assert mine.key is None
     assert mine.base_url == "http://127.0.0.1:9/v1"
 
 
 def test_a_provider_replaces_the_well_known_one() -> None:
     text = '[providers.openai]\nkind = "openai"\nkey = { file = "k" }'
-    assert config.complete(config.parse(text)).providers["openai"].key == Key(file="k")
+    assert config.complete(config_file.parse(text)).providers["openai"].key == Key(file="k")
 
 
 def write(path: Path, data: bytes) -> Path:
@@ -194,7 +215,7 @@ def write(path: Path, data: bytes) -> Path:
 
 def test_load_reads_with_a_byte_order_mark(tmp_path: Path) -> None:
     path = write(tmp_path / "c", b"\xef\xbb\xbf[rings]\nin_bytes = 65536\n")
-    assert config.load(path).rings.in_bytes == 65536
+    assert config_file.load(path).rings.in_bytes == 65536
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "fifo", "loop", "latin", "big"])
@@ -210,9 +231,9 @@ def test_load_refuses_what_is_no_text_file(kind: str, tmp_path: Path) -> None:
         case "latin":
             path.write_bytes(b"# \xe9")
         case "big":
-            path.write_bytes(b"#" * (config.MAX_CONFIG_BYTES + 1))
+            path.write_bytes(b"#" * (config_file.MAX_CONFIG_BYTES + 1))
     with pytest.raises(ConfigError, match=f"^{path}: [a-zA-Z0-9 ()-]+$"):
-        config.load(path)
+        config_file.load(path)
 
 
 def test_a_file_that_the_environment_names_must_exist(
@@ -220,9 +241,9 @@ def test_a_file_that_the_environment_names_must_exist(
 ) -> None:
     monkeypatch.setenv("RINGCAST_CONFIG", str(tmp_path / "c"))
     with pytest.raises(ConfigError, match="no such file"):
-        config.load()
+        config_file.load()
     write(tmp_path / "c", b"[processes]\nworkers = 3\n")
-    assert config.load().processes.workers == 3
+    assert config_file.load().processes.workers == 3
 
 
 def test_no_file_at_the_usual_place_is_fine(
@@ -230,4 +251,4 @@ def test_no_file_at_the_usual_place_is_fine(
 ) -> None:
     monkeypatch.delenv("RINGCAST_CONFIG", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert config.load() == config.complete(Config())
+    assert config_file.load() == config.complete(Config())
