@@ -14,6 +14,7 @@ import msgspec
 
 from ringcast.providers.wire.body import Ending, cut_short
 from ringcast.providers.wire.framing import Framer
+from ringcast.providers.wire.liveness import keeps_alive
 from ringcast.providers.wire.sse import WireError
 from ringcast.shm import records
 from ringcast.shm.ring import Writer
@@ -63,18 +64,31 @@ class Flow:
         # kind, flags, stamp, payload, raw bytes of the body in it
         self._queue: deque[tuple[int, int, int, bytes | memoryview, int]] = deque()
 
+    def follow(self, earlier: Flow) -> None:
+        """Write first what an earlier flow of the same stream could not write yet."""
+        self._queue.extend(earlier._queue)
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing of a body was taken."""
+        return not self.sent and all(item[0] != records.DATA for item in self._queue)
+
     def open(self, opened: records.Open, now_ns: int) -> None:
         """Write the OPEN record."""
         self._put(records.OPEN, records.WHOLE, now_ns, records.encode_open(opened), 0)
 
-    def data(self, chunk: bytes, now_ns: int) -> None:
-        """Take bytes of the body. Raises `WireError` for what is bad, once the good is written."""
+    def data(self, chunk: bytes, now_ns: int) -> bool:
+        """Take bytes of the body; return whether they complete an event that is no keep-alive.
+
+        Raises `WireError` for what is bad, once the good is written.
+        """
         try:
             block = self.framer.feed(chunk)
         except WireError as error:
             self._write(error.block, now_ns)
             raise
         self._write(block, now_ns)
+        return bool(block) and not keeps_alive(block)
 
     def _write(self, block: bytes, now_ns: int) -> None:
         if not block:

@@ -18,10 +18,14 @@ import msgspec
 from ringcast.config import Config, Timeouts
 from ringcast.errors import Code, RequestError
 from ringcast.providers import credentials
-from ringcast.providers.body import READ_BYTES
 from ringcast.providers.credentials import Credential
 from ringcast.providers.flow import Flow
-from ringcast.providers.transport import BODY, Body, CutError, TLSError
+from ringcast.providers.http.body import READ_BYTES
+from ringcast.providers.http.clocks import Clocks
+from ringcast.providers.http.reach import AddressRefused
+from ringcast.providers.http.tcp import Shortage
+from ringcast.providers.http.transport import BODY, Body, CutError, TLSError
+from ringcast.providers.traffic.retry_hints import retry_hints
 from ringcast.providers.wire.body import Ending
 from ringcast.providers.wire.printable import printable
 from ringcast.providers.wire.sse import WireError
@@ -29,13 +33,16 @@ from ringcast.providers.wire.sse import WireError
 # Reads shrink to the credit that is left, but not below this: a read has a cost of its own.
 LEAST_READ: Final = 2048
 _ALL: Final = 1 << 62
-LONGEST_HINT_S: Final = 86400.0
 LONGEST_TYPE: Final = 200  # characters; it is shown, and travels in one record
 CANCELLED: Final = Ending("cancelled", code=Code.CANCELLED, message="cancelled by the client")
 
 
 class Upstream:
-    """A running request. `on_end` is called once, when nothing is left to do for it."""
+    """A running request.
+
+    `on_head` is told an answer's status and headers. `on_end` is called once, with how it ended,
+    when nothing is left to do for it: the flow's END is its owner's to write, or another sending.
+    """
 
     def __init__(
         self,
@@ -44,7 +51,8 @@ class Upstream:
         request: httpx.Request,
         config: Config,
         credential: Credential,
-        on_end: Callable[[Upstream], None],
+        on_end: Callable[[Upstream, Ending], None],
+        on_head: Callable[[int, httpx.Headers], None] = lambda status, headers: None,
     ) -> None:
         """Start sending `request` as who `credential` proves."""
         self.flow = flow
@@ -52,13 +60,14 @@ class Upstream:
         self._config = config
         self._credential = credential
         self._on_end = on_end
+        self._on_head = on_head
         self._body: Body | None = None
         self._paused = False
         self._read_limit = READ_BYTES
         self._head = Ending("eof")
         self._drained = -1
         self._over = False
-        self.began = self.progress = self._heard = time.monotonic()
+        self._clocks = Clocks(config.timeouts, time.monotonic())
         self._task = asyncio.get_running_loop().create_task(self._send(request))
 
     async def _send(self, request: httpx.Request) -> None:
@@ -70,12 +79,14 @@ class Upstream:
             self._fail(error.code, error.message)
         except Exception as error:  # whatever it is, the stream must not wait for ever
             self._abort()
-            self._fail(Code.INTERNAL, f"the request could not be carried out: {error!r}")
+            text = f"the request could not be carried out: {type(error).__name__}"
+            self._fail(Code.INTERNAL, text)
             raise
 
     async def _exchange(self, request: httpx.Request) -> None:
         response = await credentials.send(self._client, request, self._credential)
         self._head = head_of(response)
+        self._on_head(response.status_code, response.headers)
         body: Body = response.extensions[BODY]
         if response.status_code != 200:
             self._end(await refusal(response, self._credential, self._config))
@@ -84,25 +95,21 @@ class Upstream:
             self._fail(Code.BAD_ENCODING, compressed(encoding))
         else:
             self._body = body
-            self.progress = self._heard = time.monotonic()
+            self._clocks.answered(time.monotonic())
             body.start(self._on_data, self._on_body_end)
 
     def _on_data(self, chunk: bytes) -> None:
-        now_ns = time.monotonic_ns()
-        self._heard = now_ns / 1e9
         if self._drained >= 0:
             self._drain(len(chunk))
             return
-        flow = self.flow
-        sent = flow.sent
+        now_ns = time.monotonic_ns()
         try:
-            flow.data(chunk, now_ns)
+            event = self.flow.data(chunk, now_ns)
         except WireError as error:
             self._abort()
             self._fail(error.code, str(error))
             return
-        if flow.sent > sent or flow.held:  # an event: neither a keep-alive nor a piece of one
-            self.progress = self._heard
+        self._clocks.came(now_ns / 1e9, event)
         self.adapt()
 
     def adapt(self) -> None:
@@ -113,9 +120,10 @@ class Upstream:
         if flow.held != self._paused:
             self._paused = flow.held
             if self._paused:
+                self._clocks.pause(time.monotonic())
                 body.pause()
             else:
-                self.progress = time.monotonic()  # the pause was ours, not the provider's
+                self._clocks.resume(time.monotonic())
                 body.resume()
         left = flow.limit - flow.sent
         if left < READ_BYTES or self._read_limit < READ_BYTES:
@@ -137,6 +145,11 @@ class Upstream:
         """Close the upstream connection now, in whatever state, and say so."""
         self._abort()
         self._end(CANCELLED)
+
+    def drop(self) -> None:
+        """Close the upstream connection now; nobody is told how it ended."""
+        self._over = True
+        self._abort()
 
     def fail(self, code: str, message: str) -> None:
         """Close the upstream connection, and end behind all that came: it needs no credit now."""
@@ -162,23 +175,20 @@ class Upstream:
         if not self._over:
             self.cancel()
 
+    def token_seen(self) -> None:
+        """Somebody has seen a token of the answer."""
+        self._clocks.token_seen()
+
     def overdue(self, now: float) -> bool:
-        """End the stream if one of its body clocks has run out; return whether it has."""
-        timeouts = self._config.timeouts
-        if timeouts.total_s and now - self.began > timeouts.total_s:
-            code, limit, name = Code.TOTAL_TIMEOUT, timeouts.total_s, "total_s"
-            text = f"the answer took longer than {limit:g} s"
-        elif self._body and timeouts.idle_s and now - self.progress > timeouts.idle_s:
-            if self._paused:  # it is we who do not read
-                return False
-            code, limit, name = Code.IDLE_TIMEOUT, timeouts.idle_s, "idle_s"
-            quiet = now - self._heard > limit
-            came = "nothing" if quiet else "no event, only keep-alives or pieces of one,"
-            text = f"{came} came for {limit:g} s"
-        else:
+        """End the stream if one of its clocks has run out; return whether it has.
+
+        To be called every `clocks.TICK_S`: what lies further apart counts as a standstill.
+        """
+        run_out = self._clocks.run_out(now)
+        if run_out is None:
             return False
         self._abort()
-        self._fail(code, f"{text} (timeouts.{name})")
+        self._fail(run_out.code, run_out.message)
         return True
 
     def _abort(self) -> None:
@@ -194,8 +204,7 @@ class Upstream:
         if not self._over:
             self._over = True
             # Behind the terminal token nothing is wanted: no rest may wait for credit.
-            self.flow.end(ending if self._drained < 0 else CANCELLED, time.monotonic_ns())
-            self._on_end(self)
+            self._on_end(self, ending if self._drained < 0 else CANCELLED)
 
 
 async def refusal(response: httpx.Response, credential: Credential, config: Config) -> Ending:
@@ -220,10 +229,12 @@ async def refusal(response: httpx.Response, credential: Credential, config: Conf
         pass  # what was read of the message is still the best there is
     finally:
         await response.aclose()
+    hints = retry_hints(response.headers, time.time())
     return msgspec.structs.replace(
         head,
         kind="http",
-        retry_after_s=retry_after_s(response.headers),
+        retry_after_s=hints.after_s,
+        should_retry=hints.should_retry,
         # ValidationException:http://internal.amazon.com/coral/...
         fault=response.headers.get("x-amzn-errortype", "").partition(":")[0][:LONGEST_TYPE],
         body=credential.mask(bytes(content))[:limit],
@@ -257,15 +268,6 @@ def _not_followed(response: httpx.Response) -> str:
     return f"HTTP {response.status_code} to {target[:LONGEST_TYPE]} is not followed"
 
 
-def retry_after_s(headers: httpx.Headers) -> float | None:
-    """Return how long the provider asks to wait: retry-after-ms, else retry-after (RFC 9110)."""
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        value = headers.get(name, "").strip()
-        if value.replace(".", "", 1).isdigit() and value.isascii():
-            return min(float(value[:12]) / unit, LONGEST_HINT_S)
-    return None
-
-
 def _changed(
     head: Ending, kind: Literal["eof", "reset", "failed"], code: str, message: str
 ) -> Ending:
@@ -279,6 +281,11 @@ def connection_ending(error: httpx.HTTPError | httpx.InvalidURL, timeouts: Timeo
     match error:
         case TLSError():
             code = Code.TLS_ERROR
+        case httpx.PoolTimeout():  # our limit, and no fault of the provider
+            code, text = (
+                Code.OVERLOADED_LOCAL,
+                f"no connection within {timeouts.connect_s:g} s (timeouts.connect_s): {text}",
+            )
         case httpx.ConnectTimeout():
             code, text = (
                 Code.CONNECT_TIMEOUT,
@@ -289,6 +296,10 @@ def connection_ending(error: httpx.HTTPError | httpx.InvalidURL, timeouts: Timeo
                 Code.FIRST_BYTE_TIMEOUT,
                 f"no answer within {timeouts.first_byte_s:g} s (timeouts.first_byte_s)",
             )
+        case AddressRefused():
+            code = Code.ADDRESS_REFUSED
+        case Shortage():
+            code = Code.OVERLOADED_LOCAL
         case httpx.ConnectError():
             code = Code.CONNECT_FAILED
         case httpx.LocalProtocolError() | httpx.UnsupportedProtocol() | httpx.InvalidURL():

@@ -65,12 +65,15 @@ _RETRYABLE: Final = frozenset(
         Code.CONNECT_FAILED,
         Code.CONNECT_TIMEOUT,
         Code.FIRST_BYTE_TIMEOUT,
+        Code.FIRST_TOKEN_TIMEOUT,
         Code.IDLE_TIMEOUT,
         Code.AWS_TRUNCATED,
         Code.AWS_PRELUDE_CRC,
         Code.AWS_MESSAGE_CRC,
         Code.INTERRUPTED,
         Code.BACKPRESSURE_TIMEOUT,
+        Code.OVERLOADED_LOCAL,
+        Code.CIRCUIT_OPEN,
         Code.SHUTTING_DOWN,
     }
 )
@@ -81,7 +84,7 @@ class Ending(msgspec.Struct, frozen=True, array_like=True):
 
     `eof`: it ended by itself. `reset`: the connection broke. `http`: the answer was no 200, and
     `body` is its beginning and `fault` what a header calls it. `failed`, `cancelled`: for the
-    reason in `code` and `message`.
+    reason in `code` and `message`. `should_retry` is the provider's own word on asking again.
     """
 
     kind: Literal["eof", "reset", "http", "failed", "cancelled"] = "eof"
@@ -92,6 +95,7 @@ class Ending(msgspec.Struct, frozen=True, array_like=True):
     retry_after_s: float | None = None
     body: bytes = b""
     fault: str = ""
+    should_retry: bool | None = None
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -252,17 +256,7 @@ class Body:
         self._finish()
         if ending.kind == "eof":
             return self._ended(ending)
-        if ending.kind == "http":
-            return self._dialect.close(
-                http_error(
-                    ending.status,
-                    ending.body,
-                    content_type=ending.content_type,
-                    retry_after_s=ending.retry_after_s,
-                    type=ending.fault,
-                )
-            )
-        return self._dialect.close(_interrupted(ending))
+        return self._dialect.close(last_error(ending))
 
     def _ended(self, ending: Ending) -> list[StreamToken]:
         if not self._eventful:
@@ -424,6 +418,24 @@ def _is_done(data: str) -> bool:
 def cut_short(ending: Ending, error: WireError) -> Ending:
     """The ending of a body whose end its format does not allow."""
     return msgspec.structs.replace(ending, kind="failed", code=error.code, message=error.message)
+
+
+def last_error(ending: Ending) -> Error:
+    """The token for a body that did not end by itself."""
+    error = _refused(ending) if ending.kind == "http" else _interrupted(ending)
+    if ending.should_retry is None:
+        return error
+    return msgspec.structs.replace(error, retryable=ending.should_retry)
+
+
+def _refused(ending: Ending) -> Error:
+    return http_error(
+        ending.status,
+        ending.body,
+        content_type=ending.content_type,
+        retry_after_s=ending.retry_after_s,
+        type=ending.fault,
+    )
 
 
 def _interrupted(ending: Ending) -> Error:

@@ -6,14 +6,16 @@ one stream a later count replaces the earlier one, field by field.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from ringcast.providers.wire.numbers import real, whole
 from ringcast.shm.tokens import Usage
 
+TICKS_A_DOLLAR: Final = 10**10  # xAI counts what it charges in these
+
 
 def openai_usage(usage: dict[str, Any]) -> Usage:
-    """From a chat or completions chunk, with the dialects of DeepSeek, Perplexity, OpenRouter.
+    """From a chat or completions chunk, in the dialects of DeepSeek, OpenRouter, Perplexity, xAI.
 
     https://platform.openai.com/docs/api-reference/chat/streaming
     """
@@ -26,12 +28,12 @@ def openai_usage(usage: dict[str, Any]) -> Usage:
         cache_read_tokens=_first(prompt.get("cached_tokens"), usage.get("prompt_cache_hit_tokens")),
         cache_write_tokens=_count(prompt.get("cache_write_tokens")),
         reasoning_tokens=_first(completion.get("reasoning_tokens"), usage.get("reasoning_tokens")),
-        cost=_cost(usage.get("cost")),
+        cost=_cost(usage),
     )
 
 
 def responses_usage(usage: dict[str, Any]) -> Usage:
-    """From the `response` that ends a Responses stream; `cost` is OpenRouter's.
+    """From the `response` that ends a Responses stream; costs are told by OpenRouter and xAI.
 
     `input_tokens` includes what was cached, `output_tokens` includes reasoning.
     https://platform.openai.com/docs/api-reference/responses/object
@@ -45,7 +47,7 @@ def responses_usage(usage: dict[str, Any]) -> Usage:
         cache_read_tokens=_count(given.get("cached_tokens")),
         cache_write_tokens=_count(given.get("cache_write_tokens")),
         reasoning_tokens=_count(made.get("reasoning_tokens")),
-        cost=_cost(usage.get("cost")),
+        cost=_cost(usage),
     )
 
 
@@ -144,6 +146,14 @@ def _first(*values: Any) -> int | None:
     return next((n for value in values if (n := _count(value)) is not None), None)
 
 
-def _cost(value: Any) -> float | None:
-    """US dollars: a number (OpenRouter) or an object with `total_cost` (Perplexity)."""
-    return real(value["total_cost"] if isinstance(value, dict) and "total_cost" in value else value)
+def _cost(usage: dict[str, Any]) -> float | None:
+    """US dollars: a number (OpenRouter), an object with `total_cost` (Perplexity), ticks (xAI).
+
+    https://docs.x.ai/docs/api-reference
+    """
+    told = usage.get("cost")
+    dollars = real(told["total_cost"] if isinstance(told, dict) and "total_cost" in told else told)
+    ticks = real(usage.get("cost_in_usd_ticks"))
+    if dollars is not None or ticks is None or ticks <= 0:  # Azure sells Grok and says 0
+        return dollars
+    return ticks / TICKS_A_DOLLAR

@@ -6,161 +6,36 @@ Every test runs on both loops, and must leave no socket and no descriptor behind
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import random
 import socket
-import ssl
-import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import psutil
 import pytest
-import uvloop
+from fakes.scripted import (
+    CHUNKED,
+    HELLO,
+    LIMIT_S,
+    OK,
+    READ_BYTES,
+    Names,
+    Peer,
+    Run,
+    Script,
+    Upstream,
+    answers,
+    blackhole,
+    client_of,
+    eventually,
+    once,
+)
 
-from ringcast.config import Limits
-from ringcast.providers.connection import Origin
-from ringcast.providers.transport import BODY, Body, Transport
-
-OK = b"HTTP/1.1 200 OK\r\n"
-HELLO = OK + b"Content-Length: 5\r\n\r\nhello"
-CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-LIMIT_S = 5.0
-READ_BYTES = 64 << 10
-
-Run: TypeAlias = Callable[[Coroutine[Any, Any, None]], None]
-
-
-@pytest.fixture(params=[uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    process = psutil.Process()
-    with asyncio.Runner(loop_factory=request.param) as first:
-        first.run(asyncio.sleep(0))  # libuv keeps a pipe for signals for ever
-    gc.collect()
-    before = process.num_fds()
-    with asyncio.Runner(loop_factory=request.param) as runner:
-        yield lambda main: runner.run(asyncio.wait_for(main, 60))
-    gc.collect()
-    assert process.num_fds() == before
-
-
-class Peer:
-    """The server's end of one connection; `number` counts connections from 0."""
-
-    def __init__(
-        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self.number = number
-        self._reader, self._writer = reader, writer
-
-    async def request(self) -> bytes:
-        """One whole request. Raises `asyncio.IncompleteReadError` when the client is gone."""
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        for line in head.lower().split(b"\r\n"):
-            if line.startswith(b"content-length:"):
-                return head + await self._reader.readexactly(int(line[15:]))
-        return head
-
-    async def send(self, data: bytes) -> None:
-        self._writer.write(data)
-        await self._writer.drain()
-
-    async def gone(self) -> None:
-        """Wait for the client's FIN or RST."""
-        try:
-            while await self._reader.read(READ_BYTES):
-                pass
-        except ConnectionError:
-            pass
-
-    def reset(self) -> None:
-        """RST."""
-        linger = struct.pack("ii", 1, 0)
-        self._writer.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, linger
-        )
-        self._writer.transport.abort()
-
-    async def close(self) -> None:
-        """FIN."""
-        self._writer.close()
-        with suppress(ConnectionError):
-            await self._writer.wait_closed()
-
-
-Script: TypeAlias = Callable[[Peer], Awaitable[None]]
-
-
-class Upstream:
-    """Runs `script` for each connection; `url` leads to it."""
-
-    def __init__(self, script: Script) -> None:
-        self.connections = 0
-        self.requests: list[bytes] = []
-        self.left = asyncio.Event()
-        self._script = script
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Upstream:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        await asyncio.wait_for(asyncio.gather(*self._tasks), LIMIT_S)
-        await self._server.wait_closed()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        peer = Peer(self.connections, reader, writer)
-        self.connections += 1
-        try:
-            await self._script(peer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            await peer.close()
-            self.left.set()
-
-
-def answers(*messages: bytes) -> Script:
-    """Each connection answers its requests with the messages in turn, the last one for ever."""
-
-    async def script(peer: Peer) -> None:
-        turn = 0
-        while True:
-            await peer.request()
-            await peer.send(messages[min(turn, len(messages) - 1)])
-            turn += 1
-
-    return script
-
-
-def once(message: bytes) -> Script:
-    """One answer, then FIN."""
-
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(message)
-
-    return script
-
-
-@asynccontextmanager
-async def client_of(
-    limits: Limits | None = None, keepalive_s: float = 60.0, timeout_s: float | None = LIMIT_S
-) -> AsyncIterator[tuple[httpx.AsyncClient, Transport]]:
-    transport = Transport(ssl.create_default_context(), limits or Limits(), keepalive_s)
-    async with httpx.AsyncClient(transport=transport, timeout=timeout_s) as client:
-        yield client, transport
-    assert (transport.open_connections, transport.idle_connections) == (0, 0)
+from ringcast.providers.http.connection import Origin
+from ringcast.providers.http.transport import BODY, Body
 
 
 @asynccontextmanager
@@ -169,13 +44,6 @@ async def streaming(script: Script) -> AsyncIterator[Body]:
     async with Upstream(script) as up, client_of() as (client, _):  # noqa: SIM117
         async with client.stream("GET", up.url) as response:
             yield response.extensions[BODY]
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until `condition` holds."""
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110 - sockets die without telling the test
-            await asyncio.sleep(0.001)
 
 
 class Sink:
@@ -215,7 +83,7 @@ def test_a_connection_is_kept_after_a_whole_answer(run: Run) -> None:
         async with Upstream(answers(chunked, HELLO)) as up, client_of() as (client, transport):
             for _ in range(5):
                 assert (await client.post(up.url, content=b"hi")).content == b"hello"
-                assert (transport.open_connections, transport.idle_connections) == (1, 1)
+                assert transport.gauges == (1, 1, 0)
             async with client.stream("POST", up.url) as response:
                 assert await Sink.start(response.extensions[BODY]).all() == b"hello"
             assert up.connections == 1
@@ -240,9 +108,9 @@ def test_a_connection_is_not_kept(run: Run, message: bytes) -> None:
         async with Upstream(answers(message)) as up, client_of() as (client, transport):
             for count in (1, 2):
                 assert (await client.get(up.url)).content == b"hello"
-                assert transport.idle_connections == 0
+                assert transport.gauges.idle == 0
                 assert up.connections == count
-            await eventually(lambda: transport.open_connections == 0)
+            await eventually(lambda: transport.gauges.open == 0)
 
     run(main())
 
@@ -262,10 +130,10 @@ def test_the_last_connection_used_is_taken_first(run: Run) -> None:
             await eventually(lambda: up.connections == 2)
             for number in (1, 0):
                 go[number].set()
-                await eventually(lambda n=number: transport.idle_connections == 2 - n)  # type: ignore[misc]
+                await eventually(lambda n=number: transport.gauges.idle == 2 - n)  # type: ignore[misc]
             await asyncio.gather(*both)
             assert [(await client.get(up.url)).content for _ in range(3)] == [b"0"] * 3
-            assert transport.idle_connections == up.connections == 2
+            assert transport.gauges.idle == up.connections == 2
 
     run(main())
 
@@ -278,7 +146,7 @@ def test_idle_connections_expire(run: Run) -> None:
         ):
             await client.get(up.url)
             await asyncio.wait_for(up.left.wait(), LIMIT_S)
-            await eventually(lambda: transport.open_connections == 0)
+            await eventually(lambda: transport.gauges.open == 0)
 
     run(main())
 
@@ -298,10 +166,10 @@ def test_idle_connections_that_die_or_speak_are_dropped(run: Run, farewell: byte
 
         async with Upstream(script) as up, client_of() as (client, transport):
             await client.get(up.url)
-            assert transport.idle_connections == 1
+            assert transport.gauges.idle == 1
             leave.set()
-            await eventually(lambda: transport.open_connections == 0)
-            assert transport.idle_connections == 0
+            await eventually(lambda: transport.gauges.open == 0)
+            assert transport.gauges.idle == 0
 
     run(main())
 
@@ -386,8 +254,8 @@ def test_200_rejections_then_one_success_leak_nothing(run: Run) -> None:
                         assert await response.aread() == body
             assert (await client.post(up.url, content=b"q")).content == b"hello"
             assert served == 201
-            await eventually(lambda: transport.open_connections == 1)
-            assert transport.idle_connections == 1
+            await eventually(lambda: transport.gauges.open == 1)
+            assert transport.gauges.idle == 1
 
     run(main())
 
@@ -406,7 +274,7 @@ def test_close_ends_what_waits(run: Run) -> None:
             async with client.stream("GET", up.url) as response:
                 sink = Sink.start(response.extensions[BODY])
                 await asyncio.gather(transport.aclose(), transport.aclose())
-                assert transport.open_connections == 0
+                assert transport.gauges.open == 0
                 with pytest.raises(httpx.CloseError):
                     await waiting
                 assert [type(end) for end in sink.ends] == [httpx.CloseError]
@@ -462,7 +330,7 @@ def test_small_writes_leave_at_once(run: Run) -> None:
 
 def test_ipv6_literals_are_hosts_without_brackets() -> None:
     origin = Origin.of(httpx.URL("https://[::1]/v1"))
-    assert origin == ("https", "::1", 443)
+    assert origin[:3] == ("https", "::1", 443)
     assert origin.address == "[::1]:443"
 
 
@@ -473,7 +341,7 @@ def test_nothing_is_opened_for_a_request_that_cannot_be_sent(run: Run) -> None:
                 await client.get(up.url, headers={"x-api-key": "secret\r\nx: y"})
             with pytest.raises(httpx.UnsupportedProtocol):
                 await client.get("ftp://127.0.0.1/")
-            assert (up.connections, transport.open_connections) == (0, 0)
+            assert (up.connections, transport.gauges.open) == (0, 0)
 
     run(main())
 
@@ -526,7 +394,7 @@ def test_a_body_without_framing_ends_at_eof(run: Run) -> None:
                 sink = Sink.start(response.extensions[BODY])
                 assert await sink.all() == b"to the end"
                 assert sink.ends == [None]
-            assert t.idle_connections == 0
+            assert t.gauges.idle == 0
 
     run(main())
 
@@ -581,7 +449,7 @@ def test_a_cut_answer_is_an_error(run: Run, place: str, how: str, mode: str) -> 
             except httpx.TransportError as caught:
                 error = caught
             assert up.connections == 1
-            await eventually(lambda: transport.open_connections == 0)
+            await eventually(lambda: transport.gauges.open == 0)
         if how == "rst":
             # A reset right behind data may swallow it, and may look like an end.
             assert isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError))
@@ -602,27 +470,9 @@ def test_unreachable_hosts_are_connect_errors(run: Run) -> None:
                     await client.get("http://no-such-host.invalid/")
                 with pytest.raises(httpx.ConnectError, match=f"refused by 127.0.0.1:{port}"):
                     await client.get(f"http://127.0.0.1:{port}/")
-                assert transport.open_connections == 0
+                assert transport.gauges.open == 0
 
     run(main())
-
-
-@asynccontextmanager
-async def blackhole() -> AsyncIterator[str]:
-    """A port whose SYNs are dropped: its accept queue is full and nobody accepts."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        await asyncio.sleep(0.05)
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        finally:
-            for filler in fillers:
-                filler.close()
 
 
 def test_dropped_syns_end_at_the_connect_clock(run: Run) -> None:
@@ -632,23 +482,9 @@ def test_dropped_syns_end_at_the_connect_clock(run: Run) -> None:
         async with blackhole() as url, client_of() as (client, transport):
             with pytest.raises(httpx.ConnectTimeout, match=r"within 0\.1 s"):
                 await client.get(url, timeout=httpx.Timeout(60, connect=0.1))
-            assert transport.open_connections == 0
+            assert transport.gauges.open == 0
 
     run(main())
-
-
-class Names:
-    """Stands in for the running loop's resolver: `two.example` is at the ports of `urls`."""
-
-    def __init__(self, *urls: str) -> None:
-        self._ports = [httpx.URL(url).port for url in urls]
-        self._resolve = asyncio.get_running_loop().getaddrinfo
-
-    async def __call__(self, host: str, port: int, **hints: Any) -> list[tuple[Any, ...]]:
-        if host != "two.example":  # uvloop's sock_connect asks about its literal address again
-            return list(await self._resolve(host, port, **hints))
-        kind = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
-        return [(*kind, ("127.0.0.1", port)) for port in self._ports]
 
 
 @pytest.mark.parametrize("first", ["dead", "refusing"])
@@ -662,8 +498,8 @@ def test_a_bad_address_does_not_eat_the_connect_clock(
             names = Names(dead if first == "dead" else "http://127.0.0.1:1", up.url)
             monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", names)
             timeout = httpx.Timeout(LIMIT_S, connect=LIMIT_S)
-            assert (await client.get("http://two.example/", timeout=timeout)).content == b"hello"
-            assert t.open_connections == 1
+            assert (await client.get("http://two.internal/", timeout=timeout)).content == b"hello"
+            assert t.gauges.open == 1
 
     run(main())
 
@@ -673,9 +509,9 @@ def test_of_many_failures_the_first_is_told(run: Run, monkeypatch: pytest.Monkey
         names = Names("http://127.0.0.1:1", "http://127.0.0.1:2")
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", names)
         async with client_of() as (client, transport):
-            with pytest.raises(httpx.ConnectError, match=r"refused by two\.example:80"):
-                await client.get("http://two.example/")
-            assert transport.open_connections == 0
+            with pytest.raises(httpx.ConnectError, match=r"refused by two\.internal:80"):
+                await client.get("http://two.internal/")
+            assert transport.gauges.open == 0
 
     run(main())
 
@@ -699,7 +535,7 @@ def test_the_read_clock_runs_until_the_head_is_complete(run: Run, drip: bytes) -
             with pytest.raises(httpx.ReadTimeout):
                 await client.get(up.url, timeout=httpx.Timeout(60, read=0.2))
             await asyncio.wait_for(up.left.wait(), LIMIT_S)
-            assert transport.open_connections == 0
+            assert transport.gauges.open == 0
 
     run(main())
 
@@ -725,7 +561,7 @@ def test_bad_heads_close_the_connection(run: Run, message: bytes, text: str) -> 
             with pytest.raises(httpx.RemoteProtocolError, match=text):
                 await client.get(up.url)
             await asyncio.wait_for(up.left.wait(), LIMIT_S)
-            assert transport.open_connections == 0
+            assert transport.gauges.open == 0
 
     run(main())
 
@@ -761,7 +597,7 @@ def test_an_endless_error_body_is_left_by_closing(run: Run) -> None:
                     if got >= READ_BYTES:
                         break
             await asyncio.wait_for(up.left.wait(), LIMIT_S)
-            assert transport.open_connections == 0
+            assert transport.gauges.open == 0
 
     run(main())
 
@@ -788,7 +624,7 @@ def test_cancel_while_resolving(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
             task = asyncio.create_task(client.get("http://example.com/"))
             await asked.wait()
             await cancel(task)
-            assert transport.open_connections == 0
+            assert transport.gauges.open == 0
 
     run(main())
 
@@ -806,7 +642,7 @@ def test_cancel_while_connecting(run: Run) -> None:
             await eventually(lambda: sockets() > before)
             await cancel(task)
             await eventually(lambda: sockets() == before)
-            assert transport.open_connections == 0
+            assert transport.gauges.open == 0
 
     run(main())
 
@@ -836,7 +672,7 @@ def test_cancel_closes_the_socket(run: Run, sent: bytes) -> None:
             await asyncio.sleep(0.02)  # into the state: nothing tells that a half head was read
             await cancel(task)
             await asyncio.wait_for(up.left.wait(), LIMIT_S)
-            assert transport.open_connections == 0
+            assert transport.gauges.open == 0
 
     run(main())
 
@@ -847,7 +683,7 @@ def test_cancel_in_the_turn_of_the_answer_spares_the_next_user(run: Run) -> None
     async def main() -> None:
         async with Upstream(answers(HELLO)) as up, client_of() as (client, transport):
             task = asyncio.create_task(client.get(up.url))
-            await eventually(lambda: transport.idle_connections == 1 or task.done())
+            await eventually(lambda: transport.gauges.idle == 1 or task.done())
             other = asyncio.create_task(client.get(up.url))
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -887,7 +723,7 @@ def test_abort_is_idempotent_and_silent_in_any_state(run: Run, state: str) -> No
             assert sink.ends == told == ([None] if state == "ended" else [])
             if state != "ended":
                 await asyncio.wait_for(up.left.wait(), LIMIT_S)
-                assert transport.open_connections == 0
+                assert transport.gauges.open == 0
 
     run(main())
 
@@ -918,7 +754,7 @@ def test_abort_from_within_on_data(run: Run) -> None:
                 go.set()
                 await asyncio.wait_for(up.left.wait(), LIMIT_S)
             assert calls == [b"hello"]
-            assert transport.open_connections == 0
+            assert transport.gauges.open == 0
 
     run(main())
 
@@ -948,7 +784,7 @@ def test_a_callback_that_raises_ends_its_stream_only(run: Run) -> None:
                 await sink.all()
             assert [type(end) for end in sink.ends] == [httpx.ReadError]
             assert [type(info["exception"]) for info in reported] == [KeyError]
-            await eventually(lambda: transport.open_connections == 0)
+            await eventually(lambda: transport.gauges.open == 0)
 
     run(main())
 
@@ -1070,7 +906,7 @@ def test_a_slow_reader_stalls_the_server(run: Run, mode: str) -> None:
                 else:
                     assert await flood.stalled() < flood.total
                     assert body._queued <= 4096
-            await eventually(lambda: transport.open_connections == transport.idle_connections)
+            await eventually(lambda: transport.gauges.open == transport.gauges.idle)
 
     run(main())
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from ringcast.config import Limits
-from ringcast.providers import tcp
-from ringcast.providers.body import READ_BYTES, Body
-from ringcast.providers.connection import Connection, Origin
-from ringcast.providers.http1 import ResponseParser
-from ringcast.providers.pool import Pool
+from ringcast.providers.http import tcp
+from ringcast.providers.http.body import READ_BYTES, Body
+from ringcast.providers.http.connection import Connection, Origin
+from ringcast.providers.http.http1 import ResponseParser
+from ringcast.providers.http.pool import Pool
 
 ORIGIN = Origin("http", "h", 80)
 HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
@@ -89,7 +89,7 @@ def test_a_late_cancel_spares_a_connection_already_handed_on() -> None:
     async def main(exchange: Exchange) -> None:
         task = await exchange.send()
         exchange.receive(HELLO)
-        assert exchange.pool.take(ORIGIN) is exchange.connection
+        assert await exchange.pool.acquire(ORIGIN, None) is exchange.connection
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -117,7 +117,7 @@ def test_an_answer_that_overtakes_its_request_ends_the_connection() -> None:
         exchange.receive(HELLO)
         await task
         assert exchange.wire.closing
-        assert exchange.pool.idle_connections == 0
+        assert exchange.pool.gauges.idle == 0
 
     turns(main)
 
@@ -131,7 +131,7 @@ def test_an_abort_inside_the_last_read_does_not_keep_the_connection() -> None:
         body.start(lambda _: body.abort(), told.append)
         exchange.receive(b"x" * 1000)
         assert exchange.wire.closing
-        assert (told, exchange.pool.idle_connections) == ([], 0)
+        assert (told, exchange.pool.gauges.idle) == ([], 0)
 
         exchange = Exchange()
         task = await exchange.send()
@@ -140,7 +140,7 @@ def test_an_abort_inside_the_last_read_does_not_keep_the_connection() -> None:
         body.start(lambda _: body.abort(), told.append)
         exchange.receive(b"hello")
         assert exchange.wire.closing
-        assert (told, exchange.pool.idle_connections) == ([], 0)
+        assert (told, exchange.pool.gauges.idle) == ([], 0)
 
     turns(main)
 
@@ -150,9 +150,9 @@ def test_an_idle_connection_that_is_closing_is_not_taken() -> None:
         task = await exchange.send()
         exchange.receive(HELLO)
         await task
-        assert exchange.pool.idle_connections == 1
+        assert exchange.pool.gauges.idle == 1
         exchange.wire.closing = True
-        assert exchange.pool.take(ORIGIN) is None
+        assert exchange.pool._host(ORIGIN).take() is None
 
     turns(main)
 

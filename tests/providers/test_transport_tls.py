@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import httpx
-import psutil
 import pytest
-import uvloop
 
 from ringcast.config import Limits
-from ringcast.providers.transport import BODY, Body, TLSError, Transport
+from ringcast.providers.http.transport import BODY, Body, TLSError, Transport
 
 LIMIT_S = 5.0
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -31,19 +28,6 @@ Script: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Await
 pytestmark = pytest.mark.skipif(
     shutil.which("openssl") is None, reason="needs the openssl command to make a certificate"
 )
-
-
-@pytest.fixture(params=[uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    process = psutil.Process()
-    with asyncio.Runner(loop_factory=request.param) as first:
-        first.run(asyncio.sleep(0))  # libuv keeps a pipe for signals for ever
-    gc.collect()
-    before = process.num_fds()
-    with asyncio.Runner(loop_factory=request.param) as runner:
-        yield lambda main: runner.run(asyncio.wait_for(main, 60))
-    gc.collect()
-    assert process.num_fds() == before
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +75,7 @@ async def client_of(trusted: Path | None) -> AsyncIterator[tuple[httpx.AsyncClie
     transport = Transport(ssl.create_default_context(cafile=trusted), Limits(), 60)
     async with httpx.AsyncClient(transport=transport, timeout=LIMIT_S) as client:
         yield client, transport
-    assert (transport.open_connections, transport.idle_connections) == (0, 0)
+    assert transport.gauges == (0, 0, 0)
 
 
 async def request_of(reader: asyncio.StreamReader) -> bytes:
@@ -118,7 +102,7 @@ def test_a_verified_connection_speaks_http_1_1_and_is_kept(run: Run, certificate
             for _ in range(3):
                 assert (await client.get(f"https://localhost:{port}/")).content == b"hello"
             assert agreed == ["http/1.1"]
-            assert (t.open_connections, t.idle_connections) == (1, 1)
+            assert t.gauges == (1, 1, 0)
 
     run(main())
 
@@ -148,7 +132,7 @@ def test_certificates_are_verified(
             with pytest.raises(TLSError, match=f"TLS with {host} failed: .*{reason}") as caught:
                 await client.get(f"https://{host}:{port}/")
             assert isinstance(caught.value, httpx.ConnectError)
-            assert transport.open_connections == 0
+            assert transport.gauges.open == 0
         assert b"".join(sent) == b""
 
     run(main())
@@ -167,7 +151,7 @@ def test_plain_http_on_a_tls_port_is_a_tls_error(run: Run) -> None:
             with pytest.raises(TLSError, match="TLS with localhost failed") as caught:
                 await client.get(f"https://localhost:{port}/")
             assert "version" in caught.value.reason.lower()
-            assert transport.open_connections == 0
+            assert transport.gauges.open == 0
 
     run(main())
 
@@ -211,7 +195,7 @@ def test_a_stalled_handshake_is_left(run: Run, end: str) -> None:
                 await task
             assert (caught.type is httpx.ConnectTimeout) == (end == "clock")
             await asyncio.wait_for(left.wait(), LIMIT_S)
-            assert transport.open_connections == 0
+            assert transport.gauges.open == 0
 
     run(main())
 
@@ -236,7 +220,7 @@ def test_cancel_closes_the_socket(run: Run, certificate: Path, state: str) -> No
             with pytest.raises(asyncio.CancelledError):
                 await task
             await asyncio.wait_for(left.wait(), LIMIT_S)
-            assert t.open_connections == 0
+            assert t.gauges.open == 0
 
     run(main())
 
@@ -258,7 +242,7 @@ def test_a_connection_cut_without_goodbye_is_an_error(run: Run, certificate: Pat
                 with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
                     await anext(pieces)
             assert got == b"hello"
-            assert t.idle_connections == 0
+            assert t.gauges.idle == 0
 
     run(main())
 
@@ -307,7 +291,7 @@ def test_push_honours_pause_and_limit(run: Run, certificate: Path) -> None:
                 await asyncio.wait_for(done.wait(), 30)
             assert (sum(sizes), ends) == (total, [None])
             assert max(sizes[1:]) <= 20_000
-            assert t.idle_connections == 1
+            assert t.gauges.idle == 1
 
     run(main())
 

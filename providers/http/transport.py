@@ -21,15 +21,18 @@ async with client.stream("POST", url, content=…) as response:
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from typing import Final
 
 import httpx
 
 from ringcast.config import Config, Limits
-from ringcast.providers.body import Body
-from ringcast.providers.connection import Connection, Origin
-from ringcast.providers.http1 import CutError, ResponseParser, encode_request
-from ringcast.providers.pool import Pool, TLSError
+from ringcast.providers.http.body import Body
+from ringcast.providers.http.clocks import boottime
+from ringcast.providers.http.connection import Connection, Origin
+from ringcast.providers.http.http1 import CutError, ResponseParser, encode_request
+from ringcast.providers.http.pool import Gauges, Pool, TLSError
+from ringcast.providers.http.reach import REACH, Reach
 
 __all__ = ["BODY", "Body", "CutError", "TLSError", "Transport", "open_client"]
 
@@ -40,29 +43,32 @@ USER_AGENT: Final = "ringcast/0.1"
 class Transport(httpx.AsyncBaseTransport):
     """HTTP/1.1 with keep-alive over one shared SSL context; redirects are httpx's affair (off).
 
-    Of httpx's timeouts `connect` covers name, TCP and TLS, and `read` the time from the
-    request to the complete response head; a body has no clock here, its reader has.
+    Of httpx's timeouts `connect` covers waiting for a place, name, TCP and TLS, and `read` the
+    time from the request to the complete response head; a body has no clock here, its reader has.
+    Where a request may go is its extension `REACH`. HTTP/2 is not spoken: a stream that stalls
+    would hold up the others of its connection, and to a few hosts connections are cheap.
     Extra to httpx's errors: `TLSError`, a `ConnectError` that no retry mends, and `CutError`, a
     `RemoteProtocolError` for a message that was well-formed as far as it came.
     """
 
-    def __init__(self, ssl_context: ssl.SSLContext, limits: Limits, keepalive_s: float) -> None:
+    def __init__(
+        self,
+        ssl_context: ssl.SSLContext,
+        limits: Limits,
+        keepalive_s: float,
+        boot: Callable[[], float] = boottime,
+    ) -> None:
         """`ssl_context` must verify (`ValueError` else); ALPN `http/1.1` is set on it."""
         if ssl_context.verify_mode != ssl.CERT_REQUIRED or not ssl_context.check_hostname:
             raise ValueError("the SSL context does not verify certificates and host names")
         ssl_context.set_alpn_protocols(["http/1.1"])
         self._limits = limits
-        self._pool = Pool(ssl_context, limits, keepalive_s)
+        self._pool = Pool(ssl_context, limits, keepalive_s, boot)
 
     @property
-    def open_connections(self) -> int:
-        """Sockets open now, idle ones included."""
-        return self._pool.open_connections
-
-    @property
-    def idle_connections(self) -> int:
-        """Sockets that wait for a request."""
-        return self._pool.idle_connections
+    def gauges(self) -> Gauges:
+        """How many sockets are open, wait for a request, and how many requests wait for one."""
+        return self._pool.gauges
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` and return when the head is there; see the class for the clocks.
@@ -70,18 +76,19 @@ class Transport(httpx.AsyncBaseTransport):
         A kept connection that dies before the first byte of an answer was closed by the
         server while idle: the request is sent once more, on a fresh connection.
         """
-        origin = Origin.of(request.url)
+        origin = Origin.of(request.url, request.extensions.get(REACH, Reach.PUBLIC))
         data = encode_request(request, await request.aread())
-        kept = self._pool.take(origin)
-        if kept is not None:
+        connect_s = _timeout_s(request, "connect")
+        connection = await self._pool.acquire(origin, connect_s)
+        if connection.kept:
             response = self._parser(request)
             try:
-                return await self._exchange(kept, request, data, response)
+                return await self._exchange(connection, request, data, response)
             except (httpx.ReadError, httpx.RemoteProtocolError):
                 if response.started:
                     raise
-        fresh = await self._pool.dial(origin, _timeout_s(request, "connect"))
-        return await self._exchange(fresh, request, data, self._parser(request))
+            connection = await self._pool.acquire(origin, connect_s, fresh=True)
+        return await self._exchange(connection, request, data, self._parser(request))
 
     async def aclose(self) -> None:
         """Close every socket; bodies still being read end with an error."""
@@ -105,19 +112,27 @@ class Transport(httpx.AsyncBaseTransport):
         )
 
 
-def open_client(config: Config) -> httpx.AsyncClient:
-    """Return a client over this transport: no proxies, no redirects, nothing compressed."""
+class Client(httpx.AsyncClient):
+    """httpx's client over `transport`."""
+
+    def __init__(self, transport: Transport, timeout: httpx.Timeout) -> None:
+        """No proxies, no redirects, nothing compressed."""
+        super().__init__(
+            transport=transport,
+            trust_env=False,
+            follow_redirects=False,
+            headers={"user-agent": USER_AGENT, "accept-encoding": "identity"},
+            timeout=timeout,
+        )
+        self.transport = transport
+
+
+def open_client(config: Config) -> Client:
+    """Return a client with the configuration's limits and clocks."""
     clocks = config.timeouts
     transport = Transport(ssl.create_default_context(), config.limits, clocks.keepalive_s)
-    return httpx.AsyncClient(
-        transport=transport,
-        trust_env=False,
-        follow_redirects=False,
-        headers={"user-agent": USER_AGENT, "accept-encoding": "identity"},
-        timeout=httpx.Timeout(
-            None, connect=clocks.connect_s or None, read=clocks.first_byte_s or None
-        ),
-    )
+    connect_s, first_byte_s = clocks.connect_s or None, clocks.first_byte_s or None
+    return Client(transport, httpx.Timeout(None, connect=connect_s, read=first_byte_s))
 
 
 def _timeout_s(request: httpx.Request, name: str) -> float | None:

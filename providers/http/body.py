@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import httpx
 
 if TYPE_CHECKING:
-    from ringcast.providers.connection import Connection
+    from ringcast.providers.http.connection import Connection
 
 OnData: TypeAlias = Callable[[bytes], None]
 OnEnd: TypeAlias = Callable[[Exception | None], None]

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 import httpx
 
 from ringcast.config import Limits
-from ringcast.providers.body import READ_BYTES, Body, OnData
-from ringcast.providers.http1 import ResponseParser
+from ringcast.providers.http.body import READ_BYTES, Body, OnData
+from ringcast.providers.http.http1 import CutError, ResponseParser
+from ringcast.providers.http.patience import Patience
+from ringcast.providers.http.reach import Reach
 
 if TYPE_CHECKING:
     from asyncio.sslproto import _SSLProtocolTransport
@@ -24,11 +26,15 @@ HEAD_READ_BYTES = 4 << 10
 
 
 class Origin(NamedTuple):
-    """Scheme, host (ASCII, no brackets) and port: what may share a connection (RFC 6454)."""
+    """Scheme, host (ASCII, no brackets) and port: what may share a connection (RFC 6454).
+
+    And how far the connection was allowed to reach, which not every request to it may.
+    """
 
     scheme: str
     host: str
     port: int
+    reach: Reach = Reach.PUBLIC
 
     @property
     def address(self) -> str:
@@ -36,12 +42,12 @@ class Origin(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @classmethod
-    def of(cls, url: httpx.URL) -> Origin:
+    def of(cls, url: httpx.URL, reach: Reach = Reach.PUBLIC) -> Origin:
         """The origin of `url`. Raises `httpx.UnsupportedProtocol`."""
         if url.scheme not in ("http", "https"):
             raise httpx.UnsupportedProtocol(f"{url.scheme!r} is neither http nor https")
         port = url.port or (443 if url.scheme == "https" else 80)
-        return cls(url.scheme, url.raw_host.decode("ascii"), port)
+        return cls(url.scheme, url.raw_host.decode("ascii"), port, reach)
 
 
 class Owner(Protocol):
@@ -57,6 +63,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, origin: Origin, buffer: memoryview, limits: Limits, owner: Owner) -> None:
         self.origin = origin
+        self.kept = False  # whether it has carried an exchange
         self.sink: OnData
         self._buffer = buffer
         self._window = buffer[:HEAD_READ_BYTES]
@@ -79,7 +86,8 @@ class Connection(asyncio.BufferedProtocol):
         The wait is the first-byte clock. Raises `httpx.ReadTimeout`, `httpx.ReadError` (reset)
         and `httpx.RemoteProtocolError`; then, and when cancelled, the socket is closed.
         """
-        assert self._transport is not None
+        if self._transport is None or self._transport.is_closing():  # nobody would tell us of it
+            raise CutError("server disconnected without sending a response")
         assert self._response is None
         body = Body(self)
         head = asyncio.get_running_loop().create_future()
@@ -88,7 +96,7 @@ class Connection(asyncio.BufferedProtocol):
         self._window = self._buffer[:HEAD_READ_BYTES]
         self._transport.write(data)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with Patience(timeout_s):
                 await head
         except TimeoutError:
             body.abort()
@@ -191,6 +199,7 @@ class Connection(asyncio.BufferedProtocol):
     def _finish(self, response: ResponseParser) -> None:
         body = self._detach()
         assert self._transport is not None
+        self.kept = True
         # An answer that overtook its request leaves the rest of the request in the way.
         sent = self._transport.get_write_buffer_size() == 0
         if response.reusable and sent and self.usable:
