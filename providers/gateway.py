@@ -3,70 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 import httpx
 import msgspec
 
-from ringcast.config import Kind, Provider
+from ringcast.config import Provider
 from ringcast.providers import access
-from ringcast.providers.anthropic import Anthropic
-from ringcast.providers.azure import Azure
-from ringcast.providers.bedrock import Bedrock
-from ringcast.providers.compatible import Compatible
 from ringcast.providers.credentials import Credential
-from ringcast.providers.deepseek import DeepSeek
-from ringcast.providers.gemini import Gemini
-from ringcast.providers.groq import Groq
-from ringcast.providers.ollama import Ollama
-from ringcast.providers.openai import OpenAI
-from ringcast.providers.openrouter import OpenRouter
-from ringcast.providers.perplexity import Perplexity
+from ringcast.providers.http.reach import REACH, Reach
+from ringcast.providers.kinds import vendor
 from ringcast.providers.request import Call, refuse
 from ringcast.providers.vendor import AnyRequest, Vendor
-from ringcast.providers.vertex import Vertex
-from ringcast.providers.xai import XAI
 from ringcast.shm.records import Cursor
-
-_VENDORS: Final[dict[Kind, type[Vendor]]] = {
-    "openai": OpenAI,
-    "anthropic": Anthropic,
-    "gemini": Gemini,
-    "bedrock": Bedrock,
-    "azure": Azure,
-    "vertex": Vertex,
-    "xai": XAI,
-    "openrouter": OpenRouter,
-    "groq": Groq,
-    "perplexity": Perplexity,
-    "deepseek": DeepSeek,
-    "ollama": Ollama,
-    "openai-compatible": Compatible,
-}
-
-
-def vendor(config: Provider) -> Vendor:
-    """Return what speaks for a configured provider."""
-    return _VENDORS[config.kind](config)
 
 
 def open_gateway(
     name: str, config: Provider, environment: Mapping[str, str], key: str | None = None
 ) -> Gateway:
-    """Return the way to a configured provider; `key` comes before the configured one.
+    """Return the way to a configured provider; `key` comes before the first configured one.
 
     Raises `ConfigError` saying what is missing and where it was looked for.
     """
+    if config.keys:
+        config = msgspec.structs.replace(config, key=config.keys[0], keys=[])
     located, credential = access.grant(name, config, environment, key)
-    return Gateway(located, credential, vendor(located))
+    return Gateway(located, credential, vendor(located), name)
 
 
 class Gateway(msgspec.Struct, frozen=True):
-    """How one provider is spoken to."""
+    """How one provider is spoken to, by one of its keys if it has several (`openai#2`)."""
 
     config: Provider
     credential: Credential
     vendor: Vendor
+    name: str
 
     def headers(self) -> dict[str, str]:
         """Return the headers of every request; a call's and the configured ones come over it."""
@@ -87,6 +57,7 @@ class Gateway(msgspec.Struct, frozen=True):
             call.path if elsewhere else self.config.base_url + call.path,
             content=content,
             headers=self.headers() | call.headers | self.config.headers,
+            extensions={REACH: Reach.PRIVATE if self.config.allow_private else Reach.PUBLIC},
         )
 
     def shape(self, model: str, request: AnyRequest) -> tuple[str, Call]:

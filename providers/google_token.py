@@ -20,6 +20,7 @@ import msgspec
 
 from ringcast.errors import Code, ConfigError, RequestError
 from ringcast.providers.google_places import read
+from ringcast.providers.http.reach import REACH, Reach
 from ringcast.providers.keys import Secret, sound
 from ringcast.providers.renewable import FETCH_S, Fetched, in_thread, until
 from ringcast.providers.wire.printable import printable
@@ -138,6 +139,7 @@ class Requests:
 
 
 async def _ask(client: httpx.AsyncClient, request: httpx.Request) -> Answer:
+    request.extensions[REACH] = Reach.METADATA  # where a Google machine keeps its token
     response = await client.send(request, stream=True)
     content = bytearray()
     try:

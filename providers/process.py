@@ -27,21 +27,25 @@ from ringcast.config import Config
 from ringcast.errors import Code, ConfigError, RequestError
 from ringcast.providers import commands, inquiry, request
 from ringcast.providers.credentials import Credential
-from ringcast.providers.flow import Flow, Outlet
-from ringcast.providers.gateway import Gateway, open_gateway
+from ringcast.providers.flow import Outlet
+from ringcast.providers.gateway import Gateway
+from ringcast.providers.http.clocks import TICK_S
+from ringcast.providers.http.transport import open_client
+from ringcast.providers.inquiry import Health
+from ringcast.providers.registry import ProviderRegistry
+from ringcast.providers.spending.usage_store import UsageStore, Used
 from ringcast.providers.survey import Survey
-from ringcast.providers.transform_spec import encoded
-from ringcast.providers.transport import open_client
-from ringcast.providers.upstream import CANCELLED, Upstream
-from ringcast.providers.wire.body import Ending
-from ringcast.providers.wire.framing import framer
-from ringcast.providers.wire.sse import SseFramer
+from ringcast.providers.traffic.errands import Errands
+from ringcast.providers.traffic.manager import ProviderManager
+from ringcast.providers.traffic.routing import Target
 from ringcast.shm import counters, records, segment
 from ringcast.shm.ring import Writer
+from ringcast.shm.shared_words import SharedWords
+from ringcast.shm.tokens import Error, Usage
 from ringcast.shm.wiring import Line, Wiring
 from ringcast.sockets import Message, Socket, make
 
-TICK_S: Final = 0.25
+CONNECTIONS: Final = ("connections_open", "connections_idle", "connections_awaited")  # Gauges
 KNOWN_S: Final = 1.0
 RECALL_S: Final = 10.0
 
@@ -102,13 +106,27 @@ class Process:
         ]
         for number, line in enumerate(self._lines):
             self._loop.add_reader(line.room.fileno(), self._room, number)
-        self._upstreams: dict[int, Upstream] = {}
-        self._ending: dict[int, Flow] = {}  # ended flows whose END waits for room
-        self._live: dict[int, commands.Live] = {}  # what the broker is told of both
         self._tasks: set[asyncio.Task[None]] = set()
         self._gateways, self._disabled = _gateways(config, environment)
         self._client = open_client(config)
-        self._survey = Survey(self._client, self._gateways, self._disabled, config)
+        first = {name: by_key[0] for name, by_key in self._gateways.items()}
+        self._survey = Survey(self._client, first, self._disabled, config)
+        keys = {name: len(by_key) for name, by_key in self._gateways.items()}
+        words = SharedWords.attach(wiring.traffic)
+        self._manager = ProviderManager(config, keys, words, index)
+        self._usage = UsageStore(config.usage)
+        now = time.time()
+        self._manager.spent(None, now, so_far=self._usage.spent_today(now))
+        self._errands = Errands(
+            config,
+            self._manager,
+            self._gateways,
+            self._client,
+            self._outlets,
+            self._counters,
+            self._tell,
+            self._spend,
+        )
         self.known = asyncio.Event()  # set once the broker sends us requests
         self._socket: Socket | None = None
         self._ticker = self._loop.create_task(self._tick())
@@ -131,37 +149,43 @@ class Process:
 
     def _ready(self, nonce: int = 0) -> None:
         """Report what can be asked of us, and what is under way."""
-        flows = [*(one.flow for one in self._upstreams.values()), *self._ending.values()]
-        replace = msgspec.structs.replace
-        live = [
-            replace(self._live[flow.slot], limit=flow.limit)
-            for flow in flows
-            if flow.slot in self._live
-        ]
-        report = commands.Ready(
-            self._index, self._counters.starts, self._disabled, live, time.monotonic_ns(), nonce
-        )
+        live, now_ns = self._errands.live, time.monotonic_ns()
+        starts, disabled = self._counters.starts, self._disabled
+        self._tell(commands.Ready(self._index, starts, disabled, live, now_ns, nonce))
+
+    def _tell(self, said: commands.Command) -> None:
+        """Say something to the broker."""
         if self._socket is not None:
-            self._socket.send([commands.encode(report)])
+            self._socket.send([commands.encode(said)])
+
+    def _spend(self, target: Target, usage: Usage | None, error: Error | None) -> None:
+        """Note what a request used."""
+        self._usage.add(Used(target.provider, target.model, usage, error is not None))
+        if usage is not None:
+            self._manager.spent(usage.cost, time.time())
 
     def _on_commands(self, messages: list[Message]) -> None:
         for parts in messages:
             match commands.decode_command(parts[-1]):
                 case commands.Grant(limits):
                     for slot, limit in limits:
-                        self._grant(slot, limit)
+                        self._errands.grant(slot, limit)
                 case commands.Start() as start:
-                    self._start(start)
-                case commands.Stop(slot, cancel):
-                    self._stop(slot, cancel)
+                    self._errands.start(start)
+                case commands.Began(slots):
+                    for slot in slots:
+                        self._errands.began(slot)
+                case commands.Stop() as stop:
+                    self._errands.stop(stop)
+                case commands.Unsaid() as unsaid:
+                    self._errands.unsaid(unsaid)
                 case commands.Fail(slot, code, message):
-                    if (upstream := self._upstreams.get(slot)) is not None:
-                        upstream.fail(code, message)
+                    self._errands.fail(slot, code, message)
                 case commands.Abandon(streams, how):
                     for slot, worker in streams:
-                        self._abandon(slot, worker, how)
+                        self._errands.abandon(slot, worker, how)
                 case commands.Resume() as resume:
-                    self._resume(resume)
+                    self._errands.resume(resume)
                 case commands.Recall(provider, api, cursor):
                     self._recall(provider, api, cursor)
                 case commands.Ask() as ask:
@@ -171,111 +195,17 @@ class Process:
                 case commands.Welcome():
                     self.known.set()
 
-    def _grant(self, slot: int, limit: int) -> None:
-        if (upstream := self._upstreams.get(slot)) is not None:
-            upstream.flow.grant(limit)
-            upstream.adapt()
-        elif (flow := self._ending.get(slot)) is not None:
-            flow.grant(limit)
-            self._ended_flow(flow)
-
-    def _stop(self, slot: int, cancel: bool) -> None:
-        if cancel:
-            self._counters.add(self._counters.slot("cancelled"))
-        if (upstream := self._upstreams.get(slot)) is not None:
-            if cancel:
-                upstream.cancel()
-            else:
-                upstream.finish()
-        elif (flow := self._ending.get(slot)) is not None:  # the rest waits, and nobody wants it
-            flow.end(CANCELLED, time.monotonic_ns())
-            self._ended_flow(flow)
-
-    def _abandon(self, slot: int, worker: int, how: str) -> None:
-        """End a stream that has no connection (any more)."""
-        if slot in self._upstreams or slot in self._ending:  # it is ours, and has just begun
-            return
-        flow = Flow(slot, self._outlets[worker], SseFramer(), 0)
-        text = "the connection to the provider is lost"
-        ending = CANCELLED if how == "cancelled" else Ending("failed", Code.INTERRUPTED, text)
-        flow.end(ending, time.monotonic_ns(), final=how == "for good")
-        self._ended_flow(flow)
-
-    def _start(self, start: commands.Start) -> None:
-        if start.slot in self._live:  # asked twice: a broker died between asking and noting it
-            return
-        flow = self._flow(start, 0)
-        self._counters.add(self._counters.slot("requests"))
-        now = time.monotonic_ns()
-        opened = records.Open(start.stream, "chat", start.provider, start.model)
-        try:
-            gateway = self._gateway(start.provider)
-            asked = request.decode(start.request)
-            transforms = encoded(asked.transforms or [], self._config.workers.transforms)
-            api, call = gateway.shape(start.model, asked)
-            outgoing = gateway.request(self._client, call)
-        except (RequestError, httpx.InvalidURL) as error:
-            flow.open(opened, now)
-            self._refuse(flow, error)
-            return
-        opened = msgspec.structs.replace(
-            opened,
-            api=api,
-            kind=gateway.config.kind,
-            compat=asked.compat or "",
-            transforms=transforms,
-        )
-        flow.open(opened, now)
-        self._send(flow, gateway, outgoing, api)
-
-    def _resume(self, resume: commands.Resume) -> None:
-        """Go on with a stream whose connection is gone, behind what was decoded of it."""
-        if resume.slot in self._live:
-            return
-        flow = self._flow(resume, resume.raw)
-        try:
-            gateway = self._gateway(resume.provider)
-            outgoing = gateway.request(self._client, gateway.reattach(resume.api, resume.cursor))
-        except (RequestError, httpx.InvalidURL) as error:
-            self._refuse(flow, error)
-            return
-        self._counters.add(self._counters.slot("reattached"))
-        self._send(flow, gateway, outgoing, resume.api)
-
-    def _flow(self, asked: commands.Start | commands.Resume, sent: int) -> Flow:
-        self._ending.pop(asked.slot, None)  # an end that still waits for room is answered by this
-        self._outlets[asked.worker].waiting.pop(asked.slot, None)
-        self._live[asked.slot] = commands.Live(
-            asked.slot, asked.stream, asked.worker, asked.provider, asked.model, asked.limit
-        )
-        return Flow(asked.slot, self._outlets[asked.worker], SseFramer(), asked.limit, sent)
-
-    def _gateway(self, name: str) -> Gateway:
-        gateway = self._gateways.get(name)
-        if gateway is None:
-            raise RequestError(Code.PROVIDER_DISABLED, f"{name} is not usable in this process")
-        return gateway
-
-    def _refuse(self, flow: Flow, error: RequestError | httpx.InvalidURL) -> None:
-        code = error.code if isinstance(error, RequestError) else Code.BAD_REQUEST
-        text = error.message if isinstance(error, RequestError) else str(error)
-        flow.end(Ending("failed", code=code, message=text), time.monotonic_ns())
-        self._ended_flow(flow)
-
-    def _send(self, flow: Flow, gateway: Gateway, outgoing: httpx.Request, api: str) -> None:
-        limits = self._config.limits
-        flow.framer = framer(
-            api, max_line_bytes=limits.max_line_bytes, max_event_bytes=limits.max_event_bytes
-        )
-        self._upstreams[flow.slot] = Upstream(
-            flow, self._client, outgoing, self._config, gateway.credential, self._on_end
-        )
-
     def _recall(self, provider: str, api: str, cursor: records.Cursor) -> None:
         """Have an answer stopped that is made whether or not anybody listens."""
-        if (gateway := self._gateways.get(provider)) is not None:
+        if (by_key := self._gateways.get(provider)) is not None:
+            gateway = by_key[0]
             outgoing = gateway.request(self._client, gateway.recall(api, cursor))
             self._background(self._stop_remotely(outgoing, gateway.credential))
+
+    def _first(self, ask: commands.Ask) -> tuple[Gateway, str]:
+        """Return whom a question goes to, of a route the first. Raises `RequestError`."""
+        target = self._manager.targets(ask.provider, ask.model)[0]
+        return self._gateways[target.provider][target.key], target.model
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -295,21 +225,34 @@ class Process:
             text = f"the question could not be carried out: {type(error).__name__}"
             answer = commands.Answer(ask.number, commands.NOTHING, Code.INTERNAL, text)
             print(f"ringcast: {ask.what}: {type(error).__name__}", file=sys.stderr)
-        if self._socket is not None:
-            self._socket.send([commands.encode(answer)])
+        self._tell(answer)
 
     async def _inquire(self, ask: commands.Ask) -> object:
         match ask.what:
             case "count":
                 asked = request.decode(ask.request)
-                gateway = self._gateway(ask.provider)
-                return await inquiry.count(self._client, gateway, self._config, ask.model, asked)
+                gateway, model = self._first(ask)
+                return await inquiry.count(self._client, gateway, self._config, model, asked)
+            case "can_count":
+                return inquiry.can_count(*self._first(ask))
             case "capabilities":
-                return self._gateway(ask.provider).vendor.capabilities(ask.model)
+                gateway, model = self._first(ask)
+                return gateway.vendor.capabilities(model)
             case "health":
-                return await self._survey.health(ask.provider)
+                return self._with_traffic(await self._survey.health(ask.provider))
             case "models":
                 return await self._survey.models(ask.provider)
+
+    def _with_traffic(self, health: dict[str, Health]) -> dict[str, Health]:
+        traffic, now = self._manager.traffic, time.monotonic()
+        return {
+            name: msgspec.structs.replace(one, traffic=traffic(name, now))
+            for name, one in health.items()
+        }
+
+    async def _look_at_health(self, provider: str) -> None:
+        health = await self._survey.health(provider)
+        self._manager.is_well(provider, health[provider])
 
     async def _stop_remotely(self, outgoing: httpx.Request, credential: Credential) -> None:
         try:
@@ -321,17 +264,6 @@ class Process:
             said = type(error).__name__
         if said != "HTTP 200":
             print(f"ringcast: an answer could not be recalled: {said}", file=sys.stderr)
-
-    def _on_end(self, upstream: Upstream) -> None:
-        self._upstreams.pop(upstream.flow.slot, None)
-        self._ended_flow(upstream.flow)
-
-    def _ended_flow(self, flow: Flow) -> None:
-        if flow.finished:
-            self._ending.pop(flow.slot, None)
-            self._live.pop(flow.slot, None)
-        else:
-            self._ending[flow.slot] = flow
 
     def _publish_soon(self) -> None:
         """Publish once, at the end of this loop turn."""
@@ -356,33 +288,37 @@ class Process:
     def _pump(self, outlet: Outlet) -> None:
         """The ring has room again: let the flows that wait for it go on."""
         waiting, outlet.waiting = outlet.waiting, {}
-        for slot, flow in waiting.items():
+        for flow in waiting.values():
             flow.pump()
-            if (upstream := self._upstreams.get(slot)) is not None:
-                upstream.adapt()
-            elif slot in self._ending:
-                self._ended_flow(flow)
+            self._errands.moved(flow)
 
     async def _tick(self) -> None:
         """Look at the body clocks, and write the heartbeat."""
-        full = self._counters.slot("ring_full")
-        streams = self._counters.slot("streams")
+        slots = {name: self._counters.slot(name) for name in counters.NAMES["provider"]}
         while True:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()
-            for upstream in list(self._upstreams.values()):
+            upstreams = self._errands.upstreams
+            for upstream in upstreams:
                 upstream.overdue(now)
+            self._errands.tick(now)
+            for provider in self._manager.to_ask(now):
+                self._background(self._look_at_health(provider))
             self._counters.beat(time.monotonic_ns())
-            self._counters.set(full, sum(outlet.writer.full for outlet in self._outlets))
-            self._counters.set(streams, len(self._upstreams))
+            full = sum(outlet.writer.full for outlet in self._outlets)
+            self._counters.set(slots["ring_full"], full)
+            self._counters.set(slots["streams"], len(upstreams))
+            self._counters.set(slots["waiting"], self._errands.waiting)
+            for name, value in zip(CONNECTIONS, self._client.transport.gauges, strict=True):
+                self._counters.set(slots[name], value)
 
     async def close(self) -> None:
         """Close every upstream connection and say why, then the sockets."""
-        for upstream in list(self._upstreams.values()):
-            upstream.cancel()
+        self._errands.close()
         self._publish()
         self._ticker.cancel()
         await self._client.aclose()
+        self._usage.close()
         if self._socket is not None:
             self._socket.close()
             self._context.term()
@@ -390,14 +326,15 @@ class Process:
 
 def _gateways(
     config: Config, secrets: Mapping[str, str]
-) -> tuple[dict[str, Gateway], dict[str, str]]:
+) -> tuple[dict[str, list[Gateway]], dict[str, str]]:
     """Find all providers and their keys; one that is not found is disabled with the reason."""
     environment = {**os.environ, **secrets}
-    gateways: dict[str, Gateway] = {}
+    registry = ProviderRegistry()
+    gateways: dict[str, list[Gateway]] = {}
     disabled: dict[str, str] = {}
     for name, provider in config.providers.items():
         try:
-            gateways[name] = open_gateway(name, provider, environment)
+            gateways[name] = registry.create_all(name, provider, environment)
         except ConfigError as error:
             disabled[name] = str(error)
     return gateways, disabled

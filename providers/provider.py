@@ -8,11 +8,16 @@ async with Provider("openai") as openai:
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import math
 import os
-from collections.abc import AsyncIterator, Mapping
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import httpx
 import msgspec
@@ -21,16 +26,21 @@ from ringcast import config as settings
 from ringcast.config import Config
 from ringcast.errors import ConfigError, RingcastError
 from ringcast.providers import credentials, inquiry, request
+from ringcast.providers.count import TokenCount
 from ringcast.providers.gateway import Gateway, open_gateway
+from ringcast.providers.http.transport import open_client
 from ringcast.providers.http_stream import BodyError, HttpStreamHandler
-from ringcast.providers.inquiry import Count, Health
+from ringcast.providers.inquiry import Health
 from ringcast.providers.request import Json
-from ringcast.providers.transport import open_client
+from ringcast.providers.traffic.failure import of_error
+from ringcast.providers.traffic.retry import Again, RetryBudget, RetryPolicy
 from ringcast.providers.upstream import connection_ending
 from ringcast.providers.vendor import AnyRequest, Capabilities, Model
 from ringcast.providers.wire.token_reader import TokenReader
 from ringcast.shm.answer import Answer, joined
-from ringcast.shm.tokens import StreamToken
+from ringcast.shm.tokens import Error, StreamToken
+
+_chance: Final = random.Random()
 
 
 class AnswerError(RingcastError):
@@ -44,7 +54,10 @@ class AnswerError(RingcastError):
 
 
 class Provider:
-    """One upstream by its name in the configuration, or of a kind of that name. Enter it first."""
+    """One upstream by its name in the configuration, or of a kind of that name. Enter it first.
+
+    What fails before its first token is sent again by the same rules as in a daemon (`[retry]`).
+    """
 
     def __init__(
         self,
@@ -70,6 +83,8 @@ class Provider:
             raise ConfigError(f"no provider {name!r}; known are {', '.join(sorted(known))}")
         self._name = name
         self._gateway: Gateway = open_gateway(name, known[name], environment, key)
+        self._policy = RetryPolicy(self._config.retry)
+        self._budget = RetryBudget(self._config.retry)
 
     async def __aenter__(self) -> Self:
         """Be ready to connect."""
@@ -105,7 +120,7 @@ class Provider:
         *,
         prompt: str | None = None,
         **options: Any,
-    ) -> Count:
+    ) -> TokenCount:
         """Return how many tokens a request has. Raises `RequestError`."""
         asked = self._asked(model, messages=messages, prompt=prompt, **options)
         return await inquiry.count(self._client, self._gateway, self._config, model, asked)
@@ -153,6 +168,31 @@ class Provider:
         return answer
 
     async def _tokens(self, model: str, asked: AnyRequest) -> AsyncIterator[StreamToken]:
+        """Yield the tokens of the first sending of which any was seen; see `retry`."""
+        total_s = self._config.timeouts.total_s
+        deadline = time.monotonic() + (total_s or math.inf)
+        self._budget.first(time.monotonic())
+        for sent in itertools.count(1):
+            failed: Error | None = None
+            async with aclosing(self._sent(model, asked)) as tokens:
+                first = await anext(tokens)
+                if isinstance(first, Error):
+                    failed = first
+                else:
+                    yield first
+                    async for token in tokens:
+                        yield token
+            if failed is None:
+                return
+            decision = self._policy.decide(
+                sent, of_error(failed), time.monotonic(), deadline, self._budget, _chance
+            )
+            if not isinstance(decision, Again):
+                yield failed
+                return
+            await asyncio.sleep(decision.pause_s)
+
+    async def _sent(self, model: str, asked: AnyRequest) -> AsyncGenerator[StreamToken, None]:
         limits, gateway = self._config.limits, self._gateway
         api, call = gateway.shape(model, asked)
         reader = TokenReader(

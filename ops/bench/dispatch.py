@@ -2,8 +2,9 @@
 
 The upstream runs in this process, so that one clock sees both ends: the time begins before the
 client encodes its OPEN, and so has the way to the broker in it, and ends when the request's first
-byte is read. Connections are kept. The same request sent by httpx alone is what it is compared
-with, one after the other in turns.
+byte is read. Connections are kept. It is compared with the same request sent by httpx alone, and
+with a daemon in which all traffic rules have something to do: a route, limits of requests, tokens
+and concurrency, a price, a daily budget and the usage file. One after the other, in turns.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import statistics
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, cast
 
 import httpx
@@ -66,9 +68,26 @@ class Upstream(asyncio.Protocol):
             self._transport.write(_ANSWER)
 
 
-async def _through_us(client: Client, begun: list[int]) -> int:
+_RULES: Final = """
+[routes.busy]
+try = ["limited/m", "mock/m"]
+order = "fastest"
+[providers.limited]
+kind = "openai"
+base_url = "http://127.0.0.1:{port}/v1"
+requests_per_min = 1000000
+tokens_per_min = 1000000000
+concurrency = 100
+[prices."limited/m"]
+input = 1.0
+output = 2.0
+"""
+_USAGE: Final = "[usage]\nkeep = true\nfile = '{file}'\ndaily_usd = 1000.0\n"
+
+
+async def _through_us(client: Client, model: str, begun: list[int]) -> int:
     asked = time.monotonic_ns()
-    stream = await client.chat("mock/m", MESSAGES)
+    stream = await client.chat(model, MESSAGES)
     tokens = [token async for token in stream]
     assert tokens[0] == Text("Home."), tokens
     assert isinstance(tokens[-1], Done), tokens
@@ -83,12 +102,19 @@ async def _alone(client: httpx.AsyncClient, url: str, begun: list[int]) -> int:
     return begun[-1] - asked
 
 
-async def _measure(run_dir: Path, port: int, begun: list[int], number: int) -> dict[str, list[int]]:
-    taken: dict[str, list[int]] = {"ringcast": [], "httpx": []}
+async def _measure(
+    plain: Path, ruled: Path, port: int, begun: list[int], number: int
+) -> dict[str, list[int]]:
+    taken: dict[str, list[int]] = {"ringcast": [], "with rules": [], "httpx": []}
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
-    async with ringcast.connect(run_dir) as client, httpx.AsyncClient() as alone:
+    async with (
+        ringcast.connect(plain) as client,
+        ringcast.connect(ruled) as governed,
+        httpx.AsyncClient() as alone,
+    ):
         for _ in range(WARM + number):
-            taken["ringcast"].append(await _through_us(client, begun))
+            taken["ringcast"].append(await _through_us(client, "mock/m", begun))
+            taken["with rules"].append(await _through_us(governed, "busy", begun))
             taken["httpx"].append(await _alone(alone, url, begun))
     return {name: nanoseconds[WARM:] for name, nanoseconds in taken.items()}
 
@@ -98,16 +124,23 @@ async def _run(number: int) -> dict[str, list[int]]:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Upstream(begun), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    with daemon(port) as run_dir:
-        return await _measure(run_dir, port, begun, number)
+    with TemporaryDirectory(prefix="rc-") as name:
+        kept = _USAGE.format(file=Path(name) / "usage.sqlite3")
+        rules = _RULES.format(port=port)
+        with daemon(port) as plain, daemon(port, rules, usage=kept) as ruled:
+            return await _measure(plain, ruled, port, begun, number)
 
 
 def run(number: int) -> dict[str, dict[str, float]]:
-    """Return milliseconds at the median and at p99 for both, and the difference of the medians."""
+    """Return milliseconds at the median and at p99 for each, and differences of the medians."""
     taken = uvloop.run(_run(number))
     found = {name: _figures(nanoseconds) for name, nanoseconds in taken.items()}
-    added = found["ringcast"]["p50_ms"] - found["httpx"]["p50_ms"]
-    return {**found, "added": {"p50_ms": round(added, 4)}}
+    plain, ruled, alone = (found[name]["p50_ms"] for name in ("ringcast", "with rules", "httpx"))
+    differences = {
+        "added": {"p50_ms": round(plain - alone, 4)},
+        "by rules": {"p50_ms": round(ruled - plain, 4)},
+    }
+    return found | differences
 
 
 def _figures(nanoseconds: list[int]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ringcast.config import Kind, Provider
 from ringcast.errors import Code, RequestError
 from ringcast.providers import request
-from ringcast.providers.gateway import vendor
+from ringcast.providers.kinds import vendor
 from ringcast.providers.request import Call, Json
 from ringcast.providers.vendor import AnyRequest, Vendor
 

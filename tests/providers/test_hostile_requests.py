@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ringcast.config import Kind, Provider
 from ringcast.errors import RequestError
 from ringcast.providers import request
-from ringcast.providers.gateway import vendor
+from ringcast.providers.kinds import vendor
 from ringcast.providers.request import Api, Call, Json
 from ringcast.providers.vendor import AnyRequest
 

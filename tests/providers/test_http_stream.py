@@ -13,8 +13,8 @@ from fakes.raw import CHUNKED, Script, answer, answering, chunk, events
 from ringcast.config import Config, Timeouts
 from ringcast.errors import Code
 from ringcast.providers.credentials import Configured
+from ringcast.providers.http.transport import open_client
 from ringcast.providers.http_stream import BodyError, HttpStreamHandler
-from ringcast.providers.transport import open_client
 
 PORT = free_port()
 URL = f"http://127.0.0.1:{PORT}/v1"

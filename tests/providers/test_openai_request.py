@@ -11,7 +11,7 @@ import pytest
 from ringcast.config import Kind, Provider
 from ringcast.errors import Code, RequestError
 from ringcast.providers import request
-from ringcast.providers.gateway import vendor
+from ringcast.providers.kinds import vendor
 from ringcast.providers.openai import OpenAI
 from ringcast.providers.request import Call, Json
 from ringcast.providers.vendor import Model, Page

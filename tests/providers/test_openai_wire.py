@@ -200,7 +200,10 @@ def test_perplexity_repeats_its_message_and_sources() -> None:
             Usage(None, None, None, 7, None, 2),
         ),
         ({"prompt_tokens": 1, "cost": {"total_cost": 0.5}}, Usage(1, cost=0.5)),
-        ({"prompt_tokens": True, "cost": "x"}, None),
+        ({"prompt_tokens": 1, "cost_in_usd_ticks": 1_330_500}, Usage(1, cost=0.00013305)),
+        ({"cost": 0.5, "cost_in_usd_ticks": 1_330_500}, Usage(cost=0.5)),
+        ({"prompt_tokens": 1, "cost_in_usd_ticks": 0}, Usage(1)),  # Azure's Grok
+        ({"prompt_tokens": True, "cost": "x", "cost_in_usd_ticks": "x"}, None),
         ({}, None),
         ("many", None),
     ],

@@ -21,7 +21,7 @@ import pytest
 
 from ringcast.config import BASE_URLS, Provider
 from ringcast.providers import request
-from ringcast.providers.gateway import vendor
+from ringcast.providers.kinds import vendor
 from ringcast.providers.request import Call, Json
 from ringcast.providers.vendor import AnyRequest
 

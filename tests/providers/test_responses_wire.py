@@ -469,6 +469,7 @@ def test_unknown_events_are_counted() -> None:
         ({"input_tokens": 10**400, "output_tokens": 1}, Usage(None, 1)),
         ({"input_tokens_details": {"cached_tokens": 7}}, Usage(cache_read_tokens=7)),
         ({"input_tokens": 1, "cost": 0.5}, Usage(1, cost=0.5)),
+        ({"input_tokens": 1, "cost_in_usd_ticks": 4_009_000}, Usage(1, cost=0.0004009)),
         ({"input_tokens": True, "input_tokens_details": 5}, None),
         ({}, None),
         ("many", None),

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringcast.config import Limits
-from ringcast.providers.http1 import ResponseParser, encode_request
+from ringcast.providers.http.http1 import ResponseParser, encode_request
 
 LIMITS = Limits(max_header_bytes=4096, max_headers=20)
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -18,8 +18,9 @@ from ringcast.config import Config, Limits, Timeouts
 from ringcast.errors import Code
 from ringcast.providers.credentials import Anonymous
 from ringcast.providers.flow import Flow, Outlet
-from ringcast.providers.transport import Transport
-from ringcast.providers.upstream import Upstream, retry_after_s
+from ringcast.providers.http.clocks import TICK_S
+from ringcast.providers.http.transport import Transport
+from ringcast.providers.upstream import Upstream
 from ringcast.providers.wire.body import Ending
 from ringcast.providers.wire.sse import SseFramer
 from ringcast.replay.process import Upstream as Replay
@@ -37,7 +38,7 @@ class Bench:
         self.replay = replay
         self.transport = client._transport
         self._url = f"http://127.0.0.1:{port}/v1/chat/completions"
-        self._client = client
+        self.client = client
         memory = ring(1 << 20)
         self.outlet = Outlet(Writer(memory), self._moved)
         self.reader = Reader(memory)
@@ -57,10 +58,11 @@ class Bench:
     def start(self, model: str, limit: int = 1 << 19, config: Config = CONFIG) -> Upstream:
         flow = Flow(1, self.outlet, SseFramer(), limit)
         body = msgspec.json.encode({"model": model, "stream": True})
-        request = self._client.build_request("POST", self._url, content=body)
-        return Upstream(flow, self._client, request, config, Anonymous(), self._over)
+        request = self.client.build_request("POST", self._url, content=body)
+        return Upstream(flow, self.client, request, config, Anonymous(), self.over)
 
-    def _over(self, _: Upstream) -> None:
+    def over(self, upstream: Upstream, ending: Ending) -> None:
+        upstream.flow.end(ending, time.monotonic_ns())
         self.ended.set()
 
     def ending(self) -> Ending:
@@ -69,6 +71,22 @@ class Bench:
         *_, last = self.reader.poll(100_000)
         assert last.kind == records.END
         return decode_ending(last.payload)
+
+
+class Faulty(Anonymous):
+    """A credential with a fault of ours."""
+
+    async def authorize(self, request: httpx.Request, client: httpx.AsyncClient) -> None:
+        raise KeyError("x-api-key: canary")
+
+
+def later(upstream: Upstream, now: float, seconds: float) -> float:
+    """Look at the clocks every tick, for so long or until one has run out; return the time."""
+    for _ in range(round(seconds / TICK_S)):
+        now += TICK_S
+        if upstream.overdue(now):
+            break
+    return now
 
 
 @asynccontextmanager
@@ -94,45 +112,73 @@ async def test_a_pause_of_ours_is_no_silence_of_the_providers() -> None:
     async with bench() as it:
         upstream = it.start("numbered;n=0", limit=20_000)
         await it.until(lambda: upstream.flow.held)
-        late = time.monotonic() + 1000 * CONFIG.timeouts.idle_s
-        upstream.began = late
-        assert not upstream.overdue(late)
-        upstream.progress = time.monotonic() - 1000
+        now = later(upstream, time.monotonic(), 1000 * CONFIG.timeouts.idle_s)
         upstream.flow.grant(40_000)
         upstream.adapt()
-        assert not upstream.overdue(time.monotonic())
+        assert not upstream.overdue(now)
         upstream.cancel()
 
 
 @pytest.mark.parametrize(
-    ("model", "after_s", "code", "setting"),
+    ("model", "limits", "code"),
     [
-        ("numbered;n=9;stall_at=900", 31, Code.IDLE_TIMEOUT, "30 s (timeouts.idle_s)"),
-        ("numbered;n=0;pace=100", 61, Code.TOTAL_TIMEOUT, "60 s (timeouts.total_s)"),
-        ("numbered;delay_s=60", 61, Code.TOTAL_TIMEOUT, "60 s (timeouts.total_s)"),
+        ("numbered;n=9;stall_at=900", {"idle_s": 30.0}, Code.IDLE_TIMEOUT),
+        ("numbered;n=0;pace=100", {"total_s": 60.0}, Code.TOTAL_TIMEOUT),
+        ("numbered;delay_s=60", {"total_s": 60.0}, Code.TOTAL_TIMEOUT),
+        ("numbered;n=0;pace=100", {"first_token_s": 20.0}, Code.FIRST_TOKEN_TIMEOUT),
     ],
 )
 @in_loop
-async def test_body_clocks(model: str, after_s: float, code: Code, setting: str) -> None:
+async def test_clocks(model: str, limits: dict[str, float], code: Code) -> None:
+    """One of them at a time; the upstream sees its client go."""
+    ((setting, limit_s),) = limits.items()
     async with bench() as it:
-        upstream = it.start(model)
+        none = Timeouts(first_token_s=0.0, idle_s=0.0, total_s=0.0)
+        config = Config(timeouts=msgspec.structs.replace(none, **limits))
+        upstream = it.start(model, config=config)
         await it.replay.until(lambda: bool(it.replay.seen))
         await it.until(lambda: "delay" in model or upstream.flow.sent > 0)
-        now = time.monotonic()
-        assert not upstream.overdue(now)
-        assert upstream.overdue(now + after_s)
+        now = later(upstream, time.monotonic(), limit_s - 1)
+        assert not it.ended.is_set()
+        later(upstream, now, 2)
         ending = it.ending()
         assert ending.code == code
-        assert ending.message.endswith(setting)
+        assert ending.message.endswith(f"{limit_s:g} s (timeouts.{setting})")
         await it.replay.until(lambda: it.replay.seen[0].ended in ("fin", "rst"))
+
+
+@in_loop
+async def test_a_token_that_was_seen_stops_the_first_token_clock() -> None:
+    async with bench() as it:
+        config = Config(timeouts=Timeouts(first_token_s=20.0, idle_s=0.0, total_s=0.0))
+        upstream = it.start("numbered;n=0;pace=100", config=config)
+        upstream.token_seen()
+        later(upstream, time.monotonic(), 1000)
+        assert not it.ended.is_set()
+        upstream.cancel()
+
+
+@in_loop
+async def test_of_an_error_of_ours_only_the_type_is_told() -> None:
+    """Its text may hold anything, a header among it."""
+    async with bench() as it:
+        flow = Flow(1, it.outlet, SseFramer(), 1 << 19)
+        request = httpx.Request("POST", "http://127.0.0.1:1/")
+        upstream = Upstream(flow, it.client, request, CONFIG, Faulty(), it.over)
+        await it.ended.wait()
+        ending = it.ending()
+        assert ending.code == Code.INTERNAL
+        assert ending.message == "the request could not be carried out: KeyError"
+        with pytest.raises(KeyError):
+            await upstream._task
 
 
 @in_loop
 async def test_clocks_that_are_off() -> None:
     async with bench() as it:
-        off = Config(timeouts=Timeouts(idle_s=0.0, total_s=0.0))
+        off = Config(timeouts=Timeouts(first_token_s=0.0, idle_s=0.0, total_s=0.0))
         upstream = it.start("numbered;n=0;stall_at=900", config=off)
-        assert not upstream.overdue(time.monotonic() + 1e6)
+        later(upstream, time.monotonic(), 10_000)
         upstream.cancel()
         assert it.ending().code == Code.CANCELLED
 
@@ -148,7 +194,7 @@ async def test_after_the_terminal_token_the_connection_is_kept() -> None:
         assert upstream.flow.finished
         await it.replay.until(lambda: it.replay.seen[0].ended == "done")
         assert isinstance(it.transport, Transport)
-        assert it.transport.idle_connections == 1
+        assert it.transport.gauges.idle == 1
 
 
 @in_loop
@@ -161,26 +207,3 @@ async def test_after_the_terminal_token_without_end() -> None:
         await it.ended.wait()
         assert upstream.flow.finished
         await it.replay.until(lambda: it.replay.seen[0].ended in ("fin", "rst"))
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({}, None),
-        ({"retry-after": "7"}, 7.0),
-        ({"retry-after": " 0 "}, 0.0),
-        ({"retry-after": "1.5"}, 1.5),
-        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
-        ({"retry-after": "315360000"}, 86400.0),
-        ({"retry-after": "9" * 4000}, 86400.0),
-        ({"retry-after": "1e99"}, None),
-        ({"retry-after": "-1"}, None),
-        ({"retry-after": "nan"}, None),
-        ({"retry-after": "."}, None),
-        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, None),
-        ({"retry-after": "\u0661\u0662"}, None),
-    ],
-)
-def test_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
-    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    assert retry_after_s(httpx.Headers(raw)) == seconds

@@ -1,0 +1,1 @@
+"""Whether, when and where a request goes upstream."""

@@ -1,0 +1,192 @@
+"""What becomes of a request that a worker says failed before anything of it was seen."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from fakes.daemon import in_loop
+from fakes.pipeline import ring
+
+from ringcast.config import Config, Provider, Retry
+from ringcast.errors import Code
+from ringcast.providers import commands
+from ringcast.providers.flow import Outlet
+from ringcast.providers.request import Call
+from ringcast.providers.traffic import errands
+from ringcast.providers.traffic.errands import Errands
+from ringcast.providers.traffic.manager import ProviderManager
+from ringcast.providers.upstream import CANCELLED
+from ringcast.providers.wire.body import Ending
+from ringcast.shm import counters, records
+from ringcast.shm.ring import Reader, Writer
+from ringcast.shm.shared_words import SharedWords
+from ringcast.shm.tokens import Error
+
+CONFIG = Config(providers={"up": Provider("openai")}, retry=Retry(attempts=3, pause_s=0.0))
+SAID = {"role": "user", "content": "hi"}
+ASKED = msgspec.Raw(msgspec.msgpack.encode({"model": "up/m", "messages": [SAID]}))
+START = commands.Start(1, b"%016d" % 1, 0, "up", "m", ASKED, 1 << 16)
+PASSING = Error(Code.EMPTY_RESPONSE, "nothing came", retryable=True)
+LASTING = Error(Code.BAD_REQUEST, "never")
+SOON_S = 0.15  # beyond the least pause
+
+
+class FakeUpstream:
+    """A connection that the test ends."""
+
+    def __init__(self, flow: Any, *rest: Any) -> None:
+        self.flow, self._on_end = flow, rest[4]
+        self.dropped = False
+
+    def drop(self) -> None:
+        self.dropped = True
+
+    def cancel(self) -> None:
+        self.end(CANCELLED)
+
+    def token_seen(self) -> None:
+        """Nothing waits for it here."""
+
+    def end(self, ending: Ending) -> None:
+        self._on_end(self, ending)
+
+
+class Bench:
+    """The requests of a provider process, its in-ring, and what it tells the broker."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sent: list[FakeUpstream] = []
+        self.told: list[commands.Command] = []
+        memory = ring(1 << 16)
+        self.writer, self.reader = Writer(memory), Reader(memory)
+        block = counters.Block(memoryview(bytearray(counters.BLOCK_BYTES)), 0, "provider")
+        manager = ProviderManager(CONFIG, {"up": 1}, SharedWords.private())
+        gateway = SimpleNamespace(
+            config=CONFIG.providers["up"],
+            credential=None,
+            shape=lambda model, asked: ("chat", Call("/chat")),
+            request=lambda client, call: call,
+        )
+        monkeypatch.setattr(errands, "Upstream", self._connect)
+        client: Any = None
+        gateways: Any = {"up": [gateway]}
+        outlets = [Outlet(self.writer, lambda: None)]
+        self.errands = Errands(
+            CONFIG, manager, gateways, client, outlets, block, self.told.append, lambda *_: None
+        )
+        self.errands.start(START)
+
+    def _connect(self, *given: Any) -> FakeUpstream:
+        self.sent.append(FakeUpstream(*given))
+        return self.sent[-1]
+
+    def written(self) -> list[tuple[int, int]]:
+        """Kind and time of all that was written to the ring since."""
+        self.writer.publish()
+        return [(record.kind, record.a) for record in self.reader.poll()]
+
+    def fail(self, error: Error, opened_ns: int) -> None:
+        """What the broker says when a worker has kept an error back."""
+        self.errands.unsaid(commands.Unsaid(1, 0, opened_ns, error, 1 << 16))
+
+    def stop(self, *, cancel: bool = False, ended: bool = False) -> None:
+        self.errands.stop(commands.Stop(1, cancel, ended))
+
+
+@in_loop
+async def test_it_is_sent_again_behind_the_end_of_the_sending_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch)
+    ((kind, opened_ns),) = bench.written()
+    assert kind == records.OPEN
+    bench.fail(PASSING, opened_ns)
+    bench.fail(PASSING, opened_ns)
+    assert bench.sent[0].dropped
+    await asyncio.sleep(SOON_S)
+    assert len(bench.sent) == 2
+    end, again = bench.written()
+    assert end == (records.END, opened_ns), "no broker takes so old an end for that of a process"
+    assert again[0] == records.OPEN
+    assert again[1] > opened_ns
+
+
+@in_loop
+async def test_what_is_said_of_an_earlier_sending_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch)
+    ((_, opened_ns),) = bench.written()
+    bench.fail(PASSING, opened_ns)
+    bench.fail(PASSING, opened_ns)
+    await asyncio.sleep(SOON_S)
+    bench.errands.began(1)
+    bench.fail(PASSING, opened_ns)
+    assert commands.Spent(1) not in bench.told
+    assert not bench.sent[1].dropped
+    assert len(bench.errands.upstreams) == 1
+
+
+@in_loop
+async def test_a_sending_that_failed_by_itself_is_not_failed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch)
+    ((_, opened_ns),) = bench.written()
+    bench.sent[0].end(Ending("http", status=500))
+    bench.fail(PASSING, opened_ns)
+    await asyncio.sleep(SOON_S)
+    assert len(bench.sent) == 2
+
+
+@in_loop
+async def test_what_does_not_pass_is_not_sent_again_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch)
+    ((_, opened_ns),) = bench.written()
+    bench.fail(LASTING, opened_ns)
+    bench.fail(LASTING, opened_ns)
+    assert bench.told == [commands.Spent(1)] * 2
+    bench.stop(ended=True)
+    assert bench.errands.live == []
+    assert not bench.errands._errands
+    assert not bench.errands._ending
+
+
+@in_loop
+async def test_what_was_cancelled_behind_its_end_is_not_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch)
+    ((_, opened_ns),) = bench.written()
+    bench.sent[0].end(Ending("eof", status=200))
+    bench.stop(cancel=True)
+    bench.fail(PASSING, opened_ns)
+    assert bench.told == [commands.Spent(1)]
+
+
+@in_loop
+async def test_what_is_asked_twice_is_sent_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch)
+    bench.errands.start(START)
+    bench.sent[0].end(Ending("eof", status=200))
+    bench.errands.start(START)
+    assert len(bench.sent) == 1
+
+
+@in_loop
+async def test_what_nobody_here_knows_is_not_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The broker has abandoned it, and hears of it by its worker."""
+    bench = Bench(monkeypatch)
+    bench.errands.unsaid(commands.Unsaid(2, 0, 7, PASSING, 1 << 16))
+    assert bench.told == []
+    assert len(bench.written()) == 1
