@@ -13,13 +13,16 @@ RUNS = 300
 # Each was a fault of the daemon: a stream that hung, a token lost, something left behind.
 ONCE_WRONG = (
     40, 145, 180, 234, 406, 567, 572, 766, 797, 2799, 3266, 4670, 4909, 5239, 5266, 5441, 5767,
-    7134,
+    7134, 103256, 121901, 310941, 333034, 409757, 413015, 416536, 429316, 524094,
 )  # fmt: skip
 EASY = (
     "credit is not turned into grants",
     "what a dead provider process left is not ended",
     "a client does not join again",
     "a checkpoint does not say how far it is",
+    "what was kept back is ignored",
+    "an errand that waits is not cancelled",
+    "a request is sent for ever",
 )
 
 

@@ -17,6 +17,7 @@ from .ledger import Deaths, Entry, Violation
 from .link import Link
 from .loop import Loop
 
+HEARTBEAT_S = 0.1
 _MESSAGES = [{"role": "user", "content": "go"}]
 _GONE = (Code.SLOW_CONSUMER, Code.OFFSET_GONE)
 
@@ -29,6 +30,13 @@ class Reading:
         self.stream = stream
         self.opens = opens
         self.over = False
+        self.waits = False  # it has taken all there was
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing has come since it last waited."""
+        stream = self.stream
+        return self.waits and not (stream._batches or stream._ended or stream._failure)
 
 
 class Editor:
@@ -72,9 +80,14 @@ class Editor:
             return False
         moved = self.link.hear(1 << 20) | self.loop.turn()
         for reading in self.readings:
-            if not reading.over:
+            if not (reading.over or reading.is_idle):
                 moved |= self._read(reading, 1 << 20)
         return moved
+
+    @property
+    def is_welcome(self) -> bool:
+        """Whether a broker has ever answered it: nothing is asked before."""
+        return self.client._welcome.done()
 
     @property
     def open_handles(self) -> list[Reading]:
@@ -112,7 +125,7 @@ class Editor:
     def detach(self, reading: Reading) -> None:
         """Stop reading; the rest is somebody else's."""
         reading.over = True
-        reading.entry.alone = True
+        reading.entry.leave()
         _ran(reading.stream.detach())
 
     def die(self) -> None:
@@ -120,13 +133,13 @@ class Editor:
         self.dead = True
         self.link.close()
         self.loop.die()
-        for reading in self.readings:
-            reading.entry.alone |= not reading.over
+        for reading in self.open_handles:
+            reading.entry.leave()
 
     def _read(self, reading: Reading, most: int) -> bool:
         """Take up to `most` tokens. Raises `Violation`."""
         stream, entry = reading.stream, reading.entry
-        moved = within = False
+        moved = within = reading.waits = False
         for _ in range(most):
             within = True
             step = stream.__anext__()
@@ -146,6 +159,7 @@ class Editor:
                 moved = True
             else:
                 step.close()
+                reading.waits = True
             within = False
             break
         # It gives credit when it asks for another batch, for all before that.

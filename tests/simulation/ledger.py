@@ -6,7 +6,9 @@ from ringcast.broker.dispatch import ATTEMPTS, RESUMES
 from ringcast.errors import Code
 from ringcast.shm.tokens import Done, Error, StreamToken
 
+from . import failure
 from .answer import LARGE, Answer
+from .failure import Failure
 
 REPLACED = "the daemon was restarted and the stream is gone"  # said by the client itself
 
@@ -31,31 +33,56 @@ class Deaths:
 class Entry:
     """One stream."""
 
-    def __init__(self, answer: Answer, deaths: Deaths) -> None:
+    def __init__(self, answer: Answer, deaths: Deaths, failures: list[Failure]) -> None:
+        """Its first sendings end in `failures`, one after the other."""
         self.answer = answer
         self.deaths = deaths
+        self.failures = failures
+        self.met: list[Failure] = []
+        self.sent = 0  # how often the request was
         self.id = b""
         self.taken = 0  # by all readers
         self.acked = 0  # tokens that any reader has said it is done with, or began behind
         self.seen = -1  # the highest number of a token that anybody took, but for the last
         self.terminal: tuple[int, str] | None = None  # its number, and how it ended
-        self.asked = 0  # how often a provider was
+        self.asked = 0  # how often a provider was, for an answer or the rest of one
         self.breaks = 0  # of its connections
         self.provider_deaths = 0
         self.cancelled = False
         self.recalled = False
         self.alone = False  # there was a time when nobody read it
+        self.left = False  # by a reader of its own will, or by one who died or stalled
         self.heap_lost = False  # a broker died with tokens of it on its heap
         self.start_lost = False  # a broker died before a provider was asked
         self.poisoned = 0  # workers that died within a record
 
+    def leave(self) -> None:
+        """One of its readers does not read it any more."""
+        self.alone = self.left = True
+
     def ask(self) -> None:
         """A provider is asked. Raises `Violation` if no connection has ended since."""
         self.asked += 1
-        # Its OPEN may be repeated, after a broker's death, when all of it has been forgotten.
-        forgotten = self.deaths.broker > 0 and self.taken == 0 and self.alone
-        most = 1 + self.breaks + self.provider_deaths + forgotten
+        most = 1 + self.breaks + len(self.met) + self.provider_deaths + self._is_forgotten
         self._check(self.asked <= most, "asked once too often")
+
+    @property
+    def _is_forgotten(self) -> bool:
+        """Its OPEN may be repeated, after a broker's death, when all of it has been forgotten."""
+        return self.deaths.broker > 0 and self.taken == 0 and self.alone
+
+    def send(self) -> Failure | None:
+        """Its request is sent; return how that fails, if it does. Raises `Violation`."""
+        self.ask()
+        self.sent += 1
+        lives = min(1 + self.provider_deaths, ATTEMPTS) + self._is_forgotten
+        self._check(self.sent <= lives * failure.ATTEMPTS, "sent once too often")
+        unseen = self.seen < 0 and self.terminal is None
+        self._check(unseen, "sent again although something of it was taken")
+        if not self.failures:
+            return None
+        self.met.append(self.failures.pop(0))
+        return self.met[-1]
 
     def most_granted(self, window: int) -> int:
         """The raw byte up to which its provider may write."""
@@ -100,6 +127,8 @@ class Entry:
         """Say whether the stream may end with this error."""
         deaths, large = self.deaths, self.answer.largest > LARGE
         ends = self.breaks + self.provider_deaths
+        if not number and any(code in one.codes for one in self.met):
+            return self._is_spent
         match code:
             case Code.CANCELLED:
                 return self.cancelled or self.alone
@@ -108,11 +137,13 @@ class Entry:
             case Code.INTERRUPTED | Code.TRANSPORT if self.answer.api == "responses" and number:
                 return ends > RESUMES
             case Code.INTERRUPTED if not number:
-                return ends >= ATTEMPTS or (ends > 0 and deaths.broker > 0)
+                # Or a broker had ended it, and died before its readers had seen that.
+                ended = ends > 0 or (bool(self.met) and self._is_spent)
+                return ends >= ATTEMPTS or (ended and deaths.broker > 0)
             case Code.INTERRUPTED:
                 return self.provider_deaths > 0
             case Code.TRANSPORT:
-                return self.breaks > 0
+                return self.breaks > 0 if number else self._is_spent
             case Code.WORKER_LOST:
                 # Between the parts of an event others may have written: all of it counts.
                 wide = large or self.answer.largest > LARGE >> 1
@@ -120,6 +151,13 @@ class Entry:
             case Code.POISON_INPUT:
                 return self.poisoned > 1
         return False
+
+    @property
+    def _is_spent(self) -> bool:
+        """Whether it failed as often as it may, or as nothing can mend, or nobody wanted it."""
+        often = len(self.met) + self.breaks >= failure.ATTEMPTS
+        unwanted = self.cancelled or self.left
+        return often or unwanted or any(one.for_good for one in self.met)
 
     def is_lost(self, number: int) -> bool:
         """Say whether token `number` may be gone: nobody was to keep it, or who did has died."""

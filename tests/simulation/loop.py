@@ -175,6 +175,11 @@ class Loop:
             heapq.heappop(timers)
         return timers[0][0] if timers else None
 
+    def waiting(self, call: Callable[..., object]) -> list[Timer]:
+        """The timers that will make this call."""
+        timers = (timer for _, _, timer in self._timers)
+        return [timer for timer in timers if timer.call == call and not timer.cancelled]
+
     def turn(self, most: int | None = None) -> bool:
         """Make all calls that are due, or the first `most`; return whether there were any."""
         ready, timers, now_ns = self._ready, self._timers, self._clock.now_ns

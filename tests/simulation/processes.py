@@ -41,6 +41,7 @@ class Wiring:
         self.ins = [[Line(f"in{p}{w}", capacity) for w in range(workers)] for p in range(providers)]
         self.outs = [Line(f"out{w}", capacity) for w in range(workers)]
         self.counters = "counters"
+        self.traffic = "traffic"
         self.spill = "spill"
         self.ledger = "ledger"
         self._providers = providers
@@ -130,7 +131,7 @@ class Provider:
 
     def check(self) -> None:
         """Look at every flow's credit. Raises `Violation`."""
-        for upstream in self.process._upstreams.values():
+        for upstream in self.process._errands.upstreams:
             flow, body = upstream.flow, upstream._body
             if not isinstance(body, Body) or upstream._drained >= 0:
                 continue
@@ -142,7 +143,7 @@ class Provider:
                 over = answer.largest + READ_BYTES
             if flow.sent > flow.limit + over:
                 raise Violation(f"{answer.name}: {flow.sent} sent, {flow.limit} granted")
-            if flow.limit > body.entry.most_granted(self._window):
+            if flow.limit > body.most_granted(self._window):
                 raise Violation(f"{answer.name}: {flow.limit} granted, {body.entry.acked} taken")
             if (flow._queue or flow.sent >= flow.limit) and not body.paused and body.is_read:
                 raise Violation(f"{answer.name}: read without credit, at {flow.sent}")

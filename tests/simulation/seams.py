@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from ringcast.broker import desk, dispatch
 from ringcast.broker import process as broker_process
 from ringcast.providers import process as provider_process
 from ringcast.providers import upstream
+from ringcast.providers.traffic import errands, retry
+from ringcast.providers.traffic.manager import ProviderManager
+from ringcast.shm.shared_words import SharedWords
 
 from .loop import Clock, Loop, Sleep
 
@@ -30,6 +34,8 @@ class System:
     reserve: Any  # the spill's segment
     joined: Callable[[bytes], Any]  # a DEALER of a provider process, by its identity
     connections: Callable[[], Any]  # what is connected to a new provider process
+    words: SharedWords  # of all provider processes
+    chance: random.Random  # of their pauses
 
 
 def _socket(raw: Any, on_messages: Callable[[Any], None]) -> Any:
@@ -47,6 +53,7 @@ def system() -> Iterator[System]:
     """Put a `System` under the processes, and take it away again."""
     system = System()
     time = SimpleNamespace(
+        time=lambda: system.clock.monotonic(),
         monotonic=lambda: system.clock.monotonic(),
         monotonic_ns=lambda: system.clock.monotonic_ns(),
     )
@@ -83,8 +90,14 @@ def system() -> Iterator[System]:
         provider_process: {
             "asyncio": loops, "time": time, "segment": attached, "zmq": sockets,
             "Socket": _socket, "make": make, "open_client": lambda _: system.connections(),
-            "_gateways": lambda *_: ({"local": system.connections()}, {}),
+            "_gateways": lambda *_: ({"local": [system.connections()]}, {}),
+            "SharedWords": SimpleNamespace(attach=lambda _: system.words),
+            "ProviderManager": lambda config, keys, words, index: ProviderManager(
+                config, keys, words, index, system.chance
+            ),
         },
+        errands: {"asyncio": loops, "time": time},
+        retry: {"LEAST_PAUSE_S": 0.0},
         upstream: {"asyncio": loops, "time": time},
         broker_client: {"asyncio": loops},
     }  # fmt: skip

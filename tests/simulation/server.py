@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,25 +11,32 @@ import httpx
 
 from ringcast.config import Provider
 from ringcast.providers.credentials import Anonymous
+from ringcast.providers.http.pool import Gauges
+from ringcast.providers.http.transport import BODY
 from ringcast.providers.request import Call
-from ringcast.providers.transport import BODY
 from ringcast.providers.vendor import AnyRequest
 from ringcast.shm.records import Cursor
 
+from .failure import Failure
 from .ledger import Entry
 from .loop import Sleep
 
 READ_BYTES = 1 << 16
 _LOCAL = Provider("openai-compatible", "http://simulation")
+_RESET = httpx.ReadError("reset")
 
 
 class Body:
     """A response body as `providers.upstream` uses one."""
 
-    def __init__(self, server: Server, entry: Entry, content: bytes) -> None:
+    def __init__(
+        self, server: Server, entry: Entry, content: bytes, failure: Failure | None = None
+    ) -> None:
+        """`failure` comes in the answer's place, and `content` is its body."""
         self.entry = entry
         self._server = server
         self._content = content
+        self._failure = failure
         self._at = 0
         self._limit = READ_BYTES
         self.paused = False
@@ -47,6 +54,12 @@ class Body:
     def is_read(self) -> bool:
         """Whether anything was read: the first read waits for nobody."""
         return self._at > 0
+
+    def most_granted(self, window: int) -> int:
+        """The raw byte up to which it may be written."""
+        if self._failure is not None:  # what makes no token needs no reader
+            return len(self._content) + 2 * window
+        return self.entry.most_granted(window)
 
     def pause(self) -> None:
         """Read no more for now."""
@@ -69,7 +82,7 @@ class Body:
         """Give the next bytes, or the end."""
         if self._at == len(self._content):
             self.abort()
-            self._on_end(None)
+            self._on_end(_RESET if self._failure and self._failure.broken else None)
             return
         begin, self._at = self._at, min(self._at + min(size, self._limit), len(self._content))
         self._on_data(self._content[begin : self._at])
@@ -78,18 +91,46 @@ class Body:
         """The connection breaks."""
         self.abort()
         self.entry.breaks += 1
-        self._on_end(httpx.ReadError("reset"))
+        self._on_end(_RESET)
+
+
+class Refusal:
+    """A response that is no 200, as `providers.upstream` reads one."""
+
+    has_redirect_location = False
+
+    def __init__(self, failure: Failure) -> None:
+        self.status_code = failure.status
+        self.headers = httpx.Headers({"content-type": "application/json", **failure.headers})
+        self.extensions = {BODY: None}
+        self._body = failure.body
+
+    async def aiter_raw(self) -> AsyncIterator[bytes]:
+        """All at once."""
+        yield self._body
+
+    async def aclose(self) -> None:
+        """It is read."""
 
 
 class Server:
-    """What is connected to one provider process. In it, `httpx.AsyncClient` and the gateways."""
+    """What is connected to one provider process. It is its client and its gateways."""
 
-    def __init__(self, entries: dict[str, Entry], draw: random.Random) -> None:
+    def __init__(
+        self,
+        entries: dict[str, Entry],
+        draw: random.Random,
+        check: Callable[[Server, Entry], None],
+    ) -> None:
+        """`check` raises `Violation` if a request may not be sent now."""
         self._entries = entries
         self._draw = draw
+        self._check = check
         self.bodies: list[Body] = []
 
-    # httpx.AsyncClient
+    # providers.transport.Client
+
+    transport = SimpleNamespace(gauges=Gauges(0, 0, 0))
 
     async def send(self, request: str, *, stream: bool = False) -> Any:
         """Answer, sooner or later."""
@@ -99,10 +140,16 @@ class Server:
         if after == "cancel":
             entry.recalled = True
             return SimpleNamespace(status_code=200)
-        entry.ask()
-        content = entry.answer.body if after == "new" else entry.answer.rest(after)
-        extensions = {BODY: Body(self, entry, content)}
-        return SimpleNamespace(status_code=200, headers={}, extensions=extensions)
+        if after != "new":
+            entry.ask()
+            return _answered(Body(self, entry, entry.answer.rest(after)))
+        self._check(self, entry)
+        failure = entry.send()
+        if failure is None:
+            return _answered(Body(self, entry, entry.answer.body))
+        if failure.status != 200:
+            return Refusal(failure)
+        return _answered(Body(self, entry, failure.body, failure))
 
     # providers.gateway.Gateway
 
@@ -124,3 +171,7 @@ class Server:
     def recall(self, api: str, cursor: Cursor) -> Call:
         """Have it stopped."""
         return Call(f"/{cursor.id}/cancel")
+
+
+def _answered(body: Body) -> Any:
+    return SimpleNamespace(status_code=200, headers={}, extensions={BODY: body})

@@ -8,15 +8,18 @@ from functools import cache
 
 from ringcast.broker.spill import capacity_for
 from ringcast.broker.stream import Stream
-from ringcast.config import Config, Credit, Processes, Timeouts
+from ringcast.config import Breaker, Config, Credit, Health, Processes, Retry, Timeouts, Usage
 from ringcast.config import Provider as Upstream
+from ringcast.providers.traffic.errands import FORGOTTEN_S, UNHEARD_S, Errand, Errands
 from ringcast.shm import counters, layout, records
 from ringcast.shm.layout import W_HEAD, W_RELEASED, W_TAIL
 from ringcast.shm.ledger import LEDGER_BYTES
 from ringcast.shm.ring import Writer, hand_over
+from ringcast.shm.shared_words import SharedWords
 
+from . import failure
 from .answer import RING, shelf
-from .editor import Editor, Reading
+from .editor import HEARTBEAT_S, Editor, Reading
 from .ledger import Deaths, Entry, Violation
 from .link import Link, Router
 from .loop import Clock, Loop
@@ -28,20 +31,27 @@ BALLAST = bytes(layout.max_payload(RING))
 WINDOWS = (1024, 2048, 6000, 1 << 16)
 CLIENT_WINDOWS = (1, 300, 4000, 1 << 18)
 PATIENCE_NS = 60_000_000_000  # of the simulated clock, until a run that does not end hangs
+LATE_NS = 40_000_000  # in the end all are late, so that several moments are one
 TURNS = 4000
+PAUSES_S = (0.0, 0.0, 0.1)  # before a request is sent again
 LENGTHS = (20, 40, 80, 130)  # steps in which things happen by chance
 MOST_STEPS = max(LENGTHS)
+NEVER = 1 << 40
 
 
 @cache
-def _config(providers: int, workers: int, window: int) -> Config:
+def _config(providers: int, workers: int, window: int, pause_s: float) -> Config:
     local = {"local": Upstream("openai-compatible", "http://simulation")}
     credit = Credit(window_max_bytes=window, budget_bytes=max(window, 1 << 16), lease_s=0.3)
     return Config(
         providers=local,
-        timeouts=Timeouts(heartbeat_s=0.1),
+        timeouts=Timeouts(heartbeat_s=HEARTBEAT_S),
         credit=credit,
         processes=Processes(providers=providers, workers=workers),
+        retry=Retry(failure.ATTEMPTS, pause_s, budget_least=NEVER),
+        breaker=Breaker(failures=NEVER, least_calls=NEVER),
+        health=Health(interval_s=0),
+        usage=Usage(keep=False),
     )
 
 
@@ -83,9 +93,13 @@ class World:
         self._counts = (1, 1) if few else (draw.randint(1, 2), draw.randint(1, 2))
         self.window = draw.choice(WINDOWS)
         self._deadly = draw.choice((0.0, 0.02, 0.06, 0.12))
-        self._config = _config(*self._counts, self.window)
+        system.chance = random.Random(seed)
+        self._config = _config(*self._counts, self.window, system.chance.choice(PAUSES_S))
         answers = draw.sample(shelf(), draw.choice((1, 1, 2, 3, 4)))
-        self.entries = {answer.name: Entry(answer, self.deaths) for answer in answers}
+        self.entries = {
+            answer.name: Entry(answer, self.deaths, failure.drawn(answer.api, system.chance))
+            for answer in answers
+        }
         self._unopened = list(self.entries.values())
         self._links: dict[bytes, Link] = {}
         self._loops: list[Loop] = []
@@ -127,6 +141,7 @@ class World:
         system.bound = self._bound
         system.reserve = Reserve(capacity_for(self._config.credit.budget_bytes))
         system.joined = self._joined
+        system.words = SharedWords.private()
 
     def _start_all(self) -> None:
         draw = self.draw
@@ -173,6 +188,10 @@ class World:
         link = self._links[identity] = Link(identity, "control.sock")
         return link
 
+    @property
+    def _errands(self) -> list[Errands]:
+        return [one.process._errands for one in self.providers if one]
+
     # births
 
     def _start_broker(self) -> None:
@@ -184,7 +203,7 @@ class World:
 
     def _start_provider(self, index: int) -> None:
         loop = self._loop()
-        server = Server(self.entries, self.draw)
+        server = Server(self.entries, self.draw, self._check_sending)
         self._system.connections = lambda: server
         provider = self.providers[index] = Provider(self.wiring, index, self._config, loop, server)
         provider.connect()
@@ -236,9 +255,7 @@ class World:
         broker.loop.turn(self.draw.randint(0, 3))
         self._say("the broker dies")
         streams = broker.process._sessions.by_id
-        under_way = {
-            live.stream for one in self.providers if one for live in one.process._live.values()
-        }
+        under_way = {one.start.stream for errands in self._errands for one in _all(errands)}
         for entry in self.entries.values():
             stream = streams.get(entry.id)
             entry.alone = True  # until its readers have found the next one
@@ -352,6 +369,8 @@ class World:
                 editor.stalled = False
             elif len(self.editors) < 5:
                 self._greet()
+        elif not editor.is_welcome:
+            return
         elif self._unopened and chance < 0.6:
             entry = self._unopened.pop()
             self._say(f"{editor.link.identity!r} opens {entry.answer.name}")
@@ -361,7 +380,7 @@ class World:
         elif chance < 0.8:
             editor.stalled = True
             for reading in editor.open_handles:
-                reading.entry.alone = True
+                reading.entry.leave()
         elif chance < 0.9 and self._bodies() and draw.random() < 0.3:
             self._cut(draw.choice(self._bodies()))
         elif editor.open_handles:
@@ -407,6 +426,25 @@ class World:
 
     def _bodies(self) -> list[Body]:
         return [body for one in self.providers if one for body in one.server.bodies]
+
+    def _check_sending(self, server: Server, entry: Entry) -> None:
+        """A request is sent, maybe again. Raises `Violation` if nobody wants that."""
+        provider = next(one for one in self.providers if one and one.server is server)
+        ours = [one for one in _all(provider.process._errands) if one.start.stream == entry.id]
+        wanted = [one.start.slot for one in ours if not (one.over or one.stopped)]
+        stream = self.broker.process._sessions.by_id.get(entry.id) if self.broker else None
+        heard = not provider.link.down
+        if not wanted:
+            raise Violation(f"{entry.answer.name}: sent when it was over")
+        if self._is_said(wanted[0]) or (stream is not None and stream.end):
+            raise Violation(f"{entry.answer.name}: sent when there were tokens of it")
+        if stream is not None and stream.cancelled and heard:
+            raise Violation(f"{entry.answer.name}: sent when it was cancelled")
+
+    def _is_said(self, slot: int) -> bool:
+        """Whether a worker has said any token of a stream."""
+        stages = [one.stage for one in self.workers if one and not one.asks]
+        return any(slot in one._streams and one._streams[slot].next_seq for one in stages)
 
     def _cut(self, body: Body) -> None:
         for provider in self.providers:
@@ -465,15 +503,15 @@ class World:
     def _lives(self, link: Link) -> bool:
         return not any(one.dead and one.link is link for one in self.editors)
 
-    def _pass_time(self) -> None:
-        """Go to the next moment at which somebody has something to do."""
+    def _pass_time(self, late_ns: int = 0) -> None:
+        """Go to the next moment at which somebody has something to do, or a bit behind it."""
         loops = [one.loop for one in (self.broker, *self.providers) if one is not None]
         loops += [one.loop for one in self.editors if not one.dead]
         moments = [loop.next_ns for loop in loops]
         moments += [worker.wake_ns for worker in self.workers if worker is not None]
         self.clock.now_ns = max(
             self.clock.now_ns,
-            min((one for one in moments if one is not None), default=self.clock.now_ns),
+            min((one for one in moments if one is not None), default=self.clock.now_ns) + late_ns,
         )
 
     # the end
@@ -490,7 +528,7 @@ class World:
                 return
             if self.clock.now_ns > limit_ns:
                 break
-            self._pass_time()
+            self._pass_time(LATE_NS)
         raise Violation(f"hangs: {self._left()}")
 
     def _settle_once(self) -> bool:
@@ -534,11 +572,14 @@ class World:
         for route, one in process._sessions.clients.items():
             if route in gone or one.subscriptions:
                 left.append(f"client {route!r}")
-        for provider in self.providers:
-            assert provider is not None
-            left += [f"upstream of {slot}" for slot in provider.process._upstreams]
-            left += [f"end of {slot}" for slot in provider.process._ending]
+        for errands in self._errands:
+            left += [f"errand of {one.start.slot}" for one in _all(errands) if self._is_due(one)]
+            left += [f"end of {slot}" for slot in errands._ending]
         return left
+
+    def _is_due(self, errand: Errand) -> bool:
+        """Whether it must be forgotten: what a broker that died had to say may be missing."""
+        return not errand.over or not self.deaths.broker
 
     def _is_over(self) -> bool:
         return self.broker is not None and self.broker.is_whole and not self._left()
@@ -546,11 +587,14 @@ class World:
     def _check_rest(self) -> None:
         """All has ended: nothing may be left behind. Raises `Violation`."""
         assert self.broker is not None
+        self._let_forget()
         for worker in self.workers:
             assert worker is not None
             stage = worker.stage
             held = [one for one in stage._held if one]
             _empty("worker", stage._streams, stage._partial, held, stage._pending, stage._told)
+            if not self.deaths.provider:  # else there may be no more than one end for two
+                _empty("worker", stage._said)
             for reader in stage._ins:
                 _empty("in-ring", [reader.pending] if reader.pending else [])
                 if reader.released != reader.position:
@@ -559,8 +603,22 @@ class World:
             assert provider is not None
             process = provider.process
             waiting = [flow for outlet in process._outlets for flow in outlet.waiting]
-            _empty("provider", process._live, process._upstreams, process._ending, waiting)
+            errands, admission = process._errands, process._manager._admission
+            _empty("provider", errands._errands, errands._ending, waiting)
+            _empty("limits", admission._asked, admission._sent)
+            _empty("timers", provider.loop.waiting(errands._go_on))
         self._check_broker(self.broker)
+
+    def _let_forget(self) -> None:
+        """Let the time pass after which nobody waits for a broker that died."""
+        for after_s in (UNHEARD_S, FORGOTTEN_S):
+            if not any(map(_all, self._errands)):
+                return
+            for provider in self.providers:
+                assert provider is not None
+                self._system.loop = provider.loop
+                provider.process._errands.tick(self.clock.monotonic() + after_s)
+            self._settle()
 
     def _check_broker(self, broker: Broker) -> None:
         """Its streams go when their bytes are needed."""
@@ -573,8 +631,13 @@ class World:
                 broker.process._drain(log.worker)
             _empty("log", log._held)
         _empty("broker", sessions.streams, sessions.by_id, sessions.again, sessions.behind)
+        _empty("broker", sessions.unsaid, sessions.begun, sessions.granted, sessions.ended)
         for client in sessions.clients.values():
             _empty("client", client.subscriptions, client.parts)
+
+
+def _all(errands: Errands) -> list[Errand]:
+    return list(errands._errands.values())
 
 
 def _has_heap(stream: Stream) -> bool:
