@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from fakes.daemon import (
+    ONCE,
     Daemon,
     ask,
     canaries,
@@ -233,7 +234,7 @@ def script_of(name: str) -> Script:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Daemon]:
-    with daemon(CONFIG) as started, no_descriptor_left(started, REPLAY):
+    with daemon(CONFIG + ONCE) as started, no_descriptor_left(started, REPLAY):
         yield started
 
 

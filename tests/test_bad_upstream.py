@@ -21,6 +21,7 @@ import msgspec
 import pytest
 from fakes.daemon import (
     CANARY_KEY,
+    ONCE,
     Daemon,
     ask,
     canaries,
@@ -49,7 +50,7 @@ from fakes.raw import (
 from ringcast.broker.client import Client
 from ringcast.config import Limits
 from ringcast.errors import Code, RequestError
-from ringcast.providers.transport import TLSError, Transport
+from ringcast.providers.http.transport import TLSError, Transport
 from ringcast.replay.numbered import numbered_tokens
 from ringcast.shm.tokens import Done, Error
 
@@ -354,6 +355,13 @@ CLOCKS = {
         r"no event, only keep-alives .*, came for 2 s \(timeouts\.idle_s\)",
         "ok",
     ),
+    "P14-pings": Clock(
+        "raw/P14-pings",
+        Script(events(OK), again=b'event: ping\ndata: {"type": "ping"}\n\n', pause_s=DRIP),
+        Code.IDLE_TIMEOUT,
+        r"no event, only keep-alives .*, came for 2 s \(timeouts\.idle_s\)",
+        "ok",
+    ),
     "P38-size-2^60": Clock(
         "raw/P38-size-2^60",
         Script(CHUNKED + b"%x\r\n" % 2**60 + OK, "hang"),
@@ -391,7 +399,7 @@ def script_of(model: str) -> Script:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Daemon]:
-    with daemon(CONFIG, CANARY=CANARY_KEY) as started:
+    with daemon(CONFIG + ONCE, CANARY=CANARY_KEY) as started:
         with no_descriptor_left(started, REPLAY):
             yield started
         assert CANARY_KEY not in (started.directory / "state.json").read_text()
@@ -636,7 +644,7 @@ async def test_retry_after_is_told(running: Daemon) -> None:
 @pytest.mark.parametrize(
     ("request_", "code", "message"),
     [
-        ({"model": "x"}, Code.BAD_REQUEST, "model: .*PROVIDER/model"),
+        ({"model": "x"}, Code.BAD_REQUEST, r"model: .*PROVIDER/model nor a route \(.*none\)"),
         ({"model": "nobody/x"}, Code.UNKNOWN_PROVIDER, "no provider 'nobody'; known are .*up.*"),
         ({"model": "locked/x"}, Code.PROVIDER_DISABLED, ".*NOT_SET_ANYWHERE is not set"),
         ({"model": "up/" + "x" * 600}, Code.BAD_REQUEST, "model: has 603 characters, .*"),

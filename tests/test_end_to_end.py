@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 from fakes.daemon import (
+    ONCE,
     RECORDINGS,
     SHARED_MEMORY,
     Daemon,
@@ -70,13 +71,13 @@ CORPUS = Path(os.environ.get("RINGCAST_CORPUS") or ROOT.parent / "shared" / "cor
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Daemon]:
-    with daemon(CONFIG, CLAUDE="key") as started:
+    with daemon(CONFIG + ONCE, CLAUDE="key") as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[Daemon]:
-    with daemon(CONFIG + SMALL, CLAUDE="key") as started:
+    with daemon(CONFIG + ONCE + SMALL, CLAUDE="key") as started:
         yield started
 
 
@@ -333,7 +334,7 @@ def test_nobody_else_may_look(running: Daemon) -> None:
     """Run directory, sockets and segments are ours alone; while it runs they are there."""
     state = running.state
     names = [SHARED_MEMORY / name.lstrip("/") for name in state.segments]
-    assert len(names) == 4  # counters, ledger, one in-ring, one out-ring
+    assert len(names) == 6  # counters, metrics, ledger, traffic, one in-ring, one out-ring
     for path in (running.directory, *running.directory.iterdir(), *names):
         assert stat.S_IMODE(path.lstat().st_mode) & 0o077 == 0, path
 

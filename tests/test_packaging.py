@@ -105,7 +105,7 @@ def test_a_wheel_holds_ringcast_and_nothing_else(wheel: list[str]) -> None:
 
 
 def test_a_wheel_holds_every_module_and_what_goes_with_them(wheel: list[str]) -> None:
-    expected = {"ringcast/py.typed"}
+    expected = {"ringcast/py.typed", "ringcast/providers/spending/prices.toml"}
     for name in setting("packages"):
         folder = ROOT / "ops" / name.replace(".", "/")
         expected |= {f"{name.replace('.', '/')}/{path.name}" for path in folder.glob("*.py")}

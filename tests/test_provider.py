@@ -13,7 +13,7 @@ from fakes.rest import Reply, resting
 import ringcast
 from ringcast import config
 from ringcast.errors import Code, ConfigError, RequestError
-from ringcast.providers.inquiry import Count
+from ringcast.providers.count import TokenCount
 from ringcast.replay.numbered import numbered_tokens
 from ringcast.shm.tokens import Done, Error, StreamToken, Text
 
@@ -146,7 +146,7 @@ async def test_models_counts_and_health() -> None:
     async with resting(PORT, replies), provider() as up:
         assert up.name == "up"
         assert [model.id for model in await up.list_models()] == ["m"]
-        assert await up.count_tokens("m", HI) == Count(5, "estimate")
+        assert await up.count_tokens("m", HI) == TokenCount(5, "estimate")
         assert (await up.health_check()).ok
         assert "chat" in up.capabilities().apis
     async with provider() as up:

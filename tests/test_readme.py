@@ -11,8 +11,8 @@ from typing import get_args
 import pytest
 from fakes.daemon import CANARY_KEY, RECORDINGS, daemon
 
-from ringcast import config
-from ringcast.providers.gateway import vendor
+from ringcast import config, config_file
+from ringcast.providers.kinds import vendor
 from ringcast.providers.request import ChatRequest, CompletionRequest
 from ringcast.providers.wire.summary import decode
 from ringcast.replay.process import spawned
@@ -59,9 +59,9 @@ def test_the_fields_of_a_request_are_named() -> None:
 
 def test_the_settings_are_known() -> None:
     tables = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    assert len(tables) == 2
+    assert len(tables) == 3
     for table in tables:
-        config.parse(table, "README")
+        config_file.parse(table, "README")
 
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

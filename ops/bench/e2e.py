@@ -125,13 +125,13 @@ def _pin(pid: int) -> None:
 
 
 @contextmanager
-def daemon(port: int, settings: str = "") -> Iterator[Path]:
+def daemon(port: int, settings: str = "", usage: str = "[usage]\nkeep = false\n") -> Iterator[Path]:
     """Run a daemon with one provider, `mock`, and yield its run directory."""
     with tempfile.TemporaryDirectory(prefix="rc-") as name:
         directory = Path(name)
         (directory / "config.toml").write_text(
             f'[providers.mock]\nkind = "openai"\nbase_url = "http://127.0.0.1:{port}/v1"\n'
-            'key = {env = "RINGCAST_BENCH_KEY"}\n' + settings
+            'key = {env = "RINGCAST_BENCH_KEY"}\n' + usage + settings
         )
         run_dir = directory / "run"
         arguments = [sys.executable, "-P", "-m", "ringcast", "serve"]

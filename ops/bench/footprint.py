@@ -81,7 +81,7 @@ def _settings(port: int, credentials: Path) -> str:
         "vertex": f'project = "bench"\nlocation = "global"\ncredentials = "{credentials}"',
     }
     key = 'key = { env = "RINGCAST_BENCH_KEY" }'
-    return "\n".join(
+    return "[usage]\nkeep = false\n" + "\n".join(
         f'[providers.{kind}]\nkind = "{kind}"\nbase_url = "{url}"\n'
         f"{more.get(kind, '')}\n{'' if kind in ('bedrock', 'vertex') else key}\n"
         for kind in (FIRST, *SEVEN)

@@ -27,7 +27,7 @@ import httpx
 import uvloop
 
 from ringcast.config import Limits
-from ringcast.providers.transport import BODY, Body, Transport
+from ringcast.providers.http.transport import BODY, Body, Transport
 
 ROUNDS = 3
 STREAMS = 10

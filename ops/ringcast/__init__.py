@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from ringcast.errors import ConnectionLost, NotRunning, RequestError, RingcastError
     from ringcast.providers.http_stream import BodyError, HttpStreamHandler
     from ringcast.providers.provider import AnswerError, Provider
+    from ringcast.providers.registry import ProviderRegistry
+    from ringcast.providers.traffic.breaker import CircuitBreaker
+    from ringcast.providers.traffic.limiter import AdaptiveRateLimiter, RateSettings
+    from ringcast.providers.traffic.manager import ProviderManager
     from ringcast.providers.wire.sse import SseEvent, SseParser
     from ringcast.shm.answer import Answer, joined
     from ringcast.shm.merge import merge
@@ -37,8 +41,10 @@ if TYPE_CHECKING:
         Text,
         ToolCall,
         Usage,
+        Waiting,
     )
     from ringcast.workers.content_filter import ContentFilter
+    from ringcast.workers.json_preview import JsonPreview
     from ringcast.workers.pipeline import StreamingPipeline, StreamPipelineBuilder
     from ringcast.workers.stream_metrics import NoMetrics, StreamMetrics
     from ringcast.workers.think_tag_splitter import ThinkTagSplitter
@@ -58,8 +64,12 @@ _HOMES = {
     "ringcast.broker.client": ("Client", "ClientStream", "connect"),
     "ringcast.broker.credit": ("BackpressureController", "BackpressureError"),
     "ringcast.errors": ("ConnectionLost", "NotRunning", "RequestError", "RingcastError"),
+    "ringcast.providers.traffic.breaker": ("CircuitBreaker",),
     "ringcast.providers.http_stream": ("BodyError", "HttpStreamHandler"),
+    "ringcast.providers.traffic.limiter": ("AdaptiveRateLimiter", "RateSettings"),
+    "ringcast.providers.traffic.manager": ("ProviderManager",),
     "ringcast.providers.provider": ("AnswerError", "Provider"),
+    "ringcast.providers.registry": ("ProviderRegistry",),
     "ringcast.providers.wire.sse": ("SseEvent", "SseParser"),
     "ringcast.shm.answer": ("Answer", "joined"),
     "ringcast.shm.merge": ("merge",),
@@ -75,8 +85,10 @@ _HOMES = {
         "Text",
         "ToolCall",
         "Usage",
+        "Waiting",
     ),
     "ringcast.workers.content_filter": ("ContentFilter",),
+    "ringcast.workers.json_preview": ("JsonPreview",),
     "ringcast.workers.pipeline": ("StreamPipelineBuilder", "StreamingPipeline"),
     "ringcast.workers.stream_metrics": ("NoMetrics", "StreamMetrics"),
     "ringcast.workers.token_count": ("TokenCount", "count_tokens"),
@@ -95,11 +107,13 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AdaptiveRateLimiter",
     "Answer",
     "AnswerError",
     "BackpressureController",
     "BackpressureError",
     "BodyError",
+    "CircuitBreaker",
     "Citation",
     "Client",
     "ClientStream",
@@ -111,10 +125,14 @@ __all__ = [
     "Fail",
     "FunctionCall",
     "HttpStreamHandler",
+    "JsonPreview",
     "NoMetrics",
     "NotRunning",
     "Pass",
     "Provider",
+    "ProviderManager",
+    "ProviderRegistry",
+    "RateSettings",
     "Reasoning",
     "Refusal",
     "Replace",
@@ -136,6 +154,7 @@ __all__ = [
     "ToolCall",
     "TransformResult",
     "Usage",
+    "Waiting",
     "__version__",
     "connect",
     "count_tokens",

@@ -9,7 +9,7 @@ from typing import IO, Any, Final
 
 import click
 
-from ringcast import __version__, rundir
+from ringcast import __version__, config_file, rundir
 from ringcast.errors import RingcastError
 
 APIS: Final = {
@@ -86,10 +86,10 @@ def serve(config_path: Path | None, run_dir: Path | None, parent_pid: int) -> No
 @_run_dir
 def start(config_path: Path | None, run_dir: Path | None) -> None:
     """Run the daemon in the background, and return when it is ready."""
-    from ringcast import config, detached
+    from ringcast import detached
 
     directory = run_dir or rundir.default()
-    config.load(config_path)  # a fault in it is told here, not in a log
+    config_file.load(config_path)  # a fault in it is told here, not in a log
     state = detached.start(directory, config_path)
     click.echo(f"ringcast is running (pid {state.pid}) in {directory}")
 
@@ -130,6 +130,18 @@ def ps(run_dir: Path | None, as_json: bool) -> None:
         _print_json(report)
     else:
         inspection.print_processes(report)
+
+
+@main.command()
+@_run_dir
+@click.option("--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True)
+@click.option("--looks", type=click.IntRange(min=0), default=0, help="End after so many.")
+@_json
+def top(run_dir: Path | None, interval: float, looks: int, as_json: bool) -> None:
+    """Watch the daemon: how its streams flow, and which there are; Ctrl-C ends it."""
+    from ringcast import inspection
+
+    inspection.watch(run_dir or rundir.default(), interval, looks, as_json)
 
 
 @main.command()
@@ -209,6 +221,24 @@ def health(run_dir: Path | None, as_json: bool, provider: str) -> None:
         questions.print_health(said)
     if provider and not said[provider]["ok"]:
         sys.exit(1)
+
+
+@main.command()
+@_config
+@click.option(
+    "--days", type=click.IntRange(1, 36500), default=7, show_default=True, help="Today is one."
+)
+@click.option("--by", type=click.Choice(["day", "provider", "model"]), help="Sums of these only.")
+@_json
+def usage(config_path: Path | None, days: int, by: str | None, as_json: bool) -> None:
+    """Show what was used and what it cost, by day, provider and model; needs no daemon."""
+    from ringcast import spending
+
+    report = spending.report(config_file.load(config_path).usage, days, by)
+    if as_json:
+        _print_json(report.plain())
+    else:
+        spending.print_report(report)
 
 
 @main.command()
@@ -374,9 +404,12 @@ def demo(corpus: Path | None, pace: float | None, as_json: bool) -> None:
             "reliability",
             "fanout",
             "crowd",
+            "slow",
             "transforms",
             "pipeline",
             "tokens",
+            "count",
+            "limiter",
         ]
     ),
 )

@@ -21,6 +21,7 @@ from ringcast.shm.tokens import (
     StreamToken,
     Text,
     ToolCall,
+    Waiting,
     describe,
 )
 
@@ -65,11 +66,14 @@ async def _chat(
     as_json: bool,
 ) -> int:
     async with connect(directory, name="ringcast chat") as client:
-        stream = await client.chat(model, messages, **options)
+        stream = await client.chat(model, messages, waiting=not as_json, **options)
         cancel_on_interrupt(stream)
         show = _show_json if as_json else Screen(sys.stdout).show
         last: StreamToken | None = None
         async for token in stream:
+            if isinstance(token, Waiting):
+                _show_wait(token)
+                continue
             show(token)
             last = token
     if isinstance(last, Error):
@@ -109,6 +113,11 @@ def cancel(directory: Path, stream_id: bytes) -> None:
             await client.cancel(stream_id)
 
     asyncio.run(ask())
+
+
+def _show_wait(wait: Waiting) -> None:
+    if wait.seconds:
+        print(f"ringcast: waiting {wait.seconds:.1f} s: {wait.reason}", file=sys.stderr)
 
 
 def _show_json(token: StreamToken) -> None:

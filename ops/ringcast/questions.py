@@ -66,3 +66,20 @@ def print_health(said: dict[str, Any]) -> None:
         text = "ok" if health["ok"] else f"{health['code']}: {health['message']}"
         took = "" if latency is None else f" ({latency:g} ms)"
         console.print(f"{provider:<20} {text}{took}", style="green" if health["ok"] else "dim")
+        if (traffic := health.get("traffic")) and traffic["requests"]:
+            console.print(f"{'':<20} {_traffic(traffic)}", style="dim")
+
+
+def _traffic(traffic: dict[str, Any]) -> str:
+    """Say in a line what was done with a provider, and what is left to do."""
+    said = [f"{traffic['requests']} sent, {traffic['failures']} failed"]
+    said.append(f"{traffic['sent_again']} of them again")
+    if (first_ms := traffic.get("first_token_ms")) is not None:
+        said.append(f"first token in {first_ms:g} ms")
+    if (left := traffic.get("remaining_requests")) is not None:
+        said.append(f"{left} requests left")
+    if (left := traffic.get("remaining_tokens")) is not None:
+        said.append(f"{left} tokens left")
+    if traffic["breaker"] != "closed":
+        said.append(f"breaker {traffic['breaker']}")
+    return ", ".join(said)

@@ -45,7 +45,7 @@ class Socket:
         self._loop.add_reader(self._fd, self._look)
         self._schedule()
 
-    def send(self, parts: Sequence[bytes]) -> bool:
+    def send(self, parts: Sequence[bytes | zmq.Frame]) -> bool:
         """Send now, or return False if the peer's queue is full.
 
         Raises `zmq.ZMQError` with EHOSTUNREACH when a ROUTER's peer is gone.

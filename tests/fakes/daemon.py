@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import functools
 import os
 import shutil
@@ -34,6 +35,17 @@ SETTLED_S = 0.3
 # Must never be seen outside a request's headers. It has no provider's prefix, by which a
 # decoder would mask it.
 CANARY_KEY = "Canary5f0d9a3b7c1e"
+# For tests of one failure each: it is told as it came, and neither earlier ones nor a look after
+# the provider's health (every 30 s) come between a test and its upstream.
+ONCE = """
+[retry]
+attempts = 1
+[breaker]
+failures = 1_000_000
+least_calls = 1_000_000
+[health]
+interval_s = 0
+"""
 SHARED_MEMORY = Path("/dev/shm")
 RECORDINGS = bundled()
 T = TypeVar("T")
@@ -57,9 +69,18 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Ours, without what would configure a daemon, plus `more`."""
+    """Ours, without what would configure a daemon or be written to by one, plus `more`."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RINGCAST_")}
+    kept["XDG_STATE_HOME"] = _state_home()
     return {k: v for k, v in kept.items() if not k.endswith("_API_KEY")} | more
+
+
+@functools.cache
+def _state_home() -> str:
+    """A folder of this test run's own, which ends with it."""
+    folder = tempfile.mkdtemp(prefix="rc-state-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def command(*arguments: str) -> list[str]:
@@ -194,7 +215,7 @@ def daemon(config: str, *arguments: str, **variables: str) -> Iterator[Daemon]:
             process = subprocess.Popen(
                 command("serve", *options, *arguments),
                 stderr=said,
-                env=environment(**variables),
+                env=environment(**{"XDG_STATE_HOME": str(place / "state")} | variables),
             )
         running = Daemon(directory, process)
         try:

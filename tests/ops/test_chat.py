@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 from fakes.daemon import (
     CANARY_KEY,
+    ONCE,
     PATIENCE_S,
     Daemon,
     command,
@@ -110,7 +111,7 @@ def running(upstream: Spawned) -> Iterator[Daemon]:
         [providers.locked]
         kind = "openai"
     """
-    with daemon(config, CANARY=CANARY_KEY) as one:
+    with daemon(config + ONCE, CANARY=CANARY_KEY) as one:
         yield one
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import pytest
 
-from ringcast import config, rundir
+from ringcast import config, config_file, rundir
 from ringcast.doctor import machine
 from ringcast.doctor.finding import Finding
 from ringcast.shm.segment import DIRECTORY
@@ -125,6 +125,25 @@ def test_keys_are_found_and_not_shown(place: Path) -> None:
     assert "chmod 600" in one(findings, "readable")["text"]
     assert one(findings, "printed")["level"] == "ok"
     assert "status 3" in one(findings, "failing")["text"]
+
+
+def test_each_of_several_keys_is_found_or_missed(place: Path) -> None:
+    text = """
+        [providers.team]
+        kind = "openai"
+        keys = [{env = "KEY_ONE"}, {env = "KEY_TWO"}]
+    """
+    status, findings = doctor(place, text, KEY_ONE=CANARY, KEY_TWO=CANARY)
+    assert status == 0
+    assert one(findings, "team")["text"] == "2 keys found (KEY_ONE, KEY_TWO)"
+    status, findings = doctor(place, text, KEY_ONE=CANARY)
+    assert status == 0
+    assert one(findings, "team") == {
+        "level": "warning",
+        "subject": "team",
+        "text": "a key is missing: keys[1]: KEY_TWO is not set",
+        "mend": "see providers.team.keys",
+    }
 
 
 def test_what_the_vendors_own_tools_know(place: Path) -> None:
@@ -267,7 +286,7 @@ def until(condition: Callable[[], bool]) -> None:
 def test_too_little_shared_memory(place: Path) -> None:
     text = "[processes]\nproviders = 16\nworkers = 16\n[rings]\nin_bytes = 268435456\n"
     free = os.statvfs(DIRECTORY)
-    if free.f_bavail * free.f_frsize > machine.ring_bytes(config.parse(text)):
+    if free.f_bavail * free.f_frsize > machine.ring_bytes(config_file.parse(text)):
         pytest.skip("so much shared memory that 64 GiB of rings fit")
     status, findings = doctor(place, text)
     assert status == 1

@@ -12,7 +12,7 @@ from oracles.openai_calls import CHAT, COMPLETIONS, COUNTS, HELLO, RESPONSES
 from oracles.writing import KEY, Capture, Case, Json, Ours, title
 from oracles.writing import differing as written_otherwise
 from ringcast.config import Kind, Provider
-from ringcast.providers.gateway import vendor
+from ringcast.providers.kinds import vendor
 from ringcast.providers.request import Api, ChatRequest
 from ringcast.replay.recording import Recording
 

@@ -38,6 +38,8 @@ base_url = "http://127.0.0.1:{port}/v1"
 key = {{ env = "{key}" }}
 [processes]
 restarts = 1000000
+[usage]
+keep = false
 """
 IN_USE: Final = {*rundir.SOCKETS, rundir.STATE, rundir.LOCK}
 

@@ -26,6 +26,16 @@ STOP_S: Final = 15.0
 LOOK_S: Final = 0.02
 LOG: Final = "ringcast.log"
 CONFIG: Final = "config.toml"
+# A recorded failure is played once, and no number of them keeps the next recording waiting.
+_SETTINGS: Final = """
+[retry]
+attempts = 1
+[breaker]
+failures = 1_000_000
+least_calls = 1_000_000
+[usage]
+keep = false
+"""
 _KINDS: Final = {
     "messages": "anthropic",
     "complete": "anthropic",
@@ -87,7 +97,7 @@ def gateway(recording: Recording) -> tuple[str, str]:
 def _config(recordings: Iterable[Recording], url: str) -> str:
     kinds = {"openai": "openai", "anthropic": "anthropic"}
     kinds.update(gateway(recording) for recording in recordings)
-    return "\n".join(
+    return _SETTINGS + "\n".join(
         f"[providers.{json.dumps(name)}]\nkind = {json.dumps(kind)}\nbase_url = {json.dumps(url)}\n"
         + ('region = "us-east-1"\n' if kind == "bedrock" else "")
         for name, kind in kinds.items()

@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.text import Text
 
-from ringcast import __version__, child, config, inspection, rundir
+from ringcast import __version__, child, config, config_file, inspection, rundir
 from ringcast.config import Config, Provider
 from ringcast.doctor import machine
 from ringcast.doctor.finding import Finding
 from ringcast.errors import ConfigError, NotRunning, RingcastError, RunDirError
-from ringcast.providers import access
+from ringcast.providers.registry import ProviderRegistry
 from ringcast.shm import layout
 from ringcast.shm.segment import DIRECTORY, PREFIX
 
@@ -54,9 +54,9 @@ def print_findings(findings: list[Finding]) -> None:
 
 def _configuration(path: Path | None) -> tuple[list[Finding], Config]:
     """Read the configuration; where it cannot be read, go on with the defaults."""
-    chosen = path or config.default_path()
+    chosen = path or config_file.default_path()
     try:
-        tree = config.load(path)
+        tree = config_file.load(path)
     except ConfigError as error:
         faults = [Finding("fault", "configuration", line) for line in str(error).splitlines()]
         return faults, config.complete(Config())
@@ -86,20 +86,30 @@ def _loopback(host: str) -> bool:
 def _access(name: str, provider: Provider) -> tuple[Finding, Provider]:
     """Return what is found, and the provider with what the machine says of it."""
     try:
-        located, credential = access.grant(name, provider, os.environ)
+        ways = ProviderRegistry().create_all(name, provider)
     except ConfigError as error:
         return _missing(name, provider, str(error)), provider
-    if not credential.source:
-        return Finding("ok", name, f"needs no key ({located.base_url})"), located
+    located, sources = ways[0].config, [way.credential.source for way in ways]
+    return Finding("ok", name, _proof(provider, located, sources)), located
+
+
+def _proof(provider: Provider, located: Provider, sources: list[str]) -> str:
+    """Say by what a provider is told who asks."""
+    if provider.keys:
+        return f"{len(sources)} keys found ({', '.join(sources)})"
+    if not sources[0]:
+        return f"needs no key ({located.base_url})"
     if provider.key is not None:
-        return Finding("ok", name, f"key found ({credential.source})"), located
-    return Finding("ok", name, f"{located.base_url}, by {credential.source}"), located
+        return f"key found ({sources[0]})"
+    return f"{located.base_url}, by {sources[0]}"
 
 
 def _missing(name: str, provider: Provider, why: str) -> Finding:
     key = provider.key
     if key is not None and key.env is not None:
         return Finding("note", name, f"no key: {why}", f"export {key.env}=..., then start")
+    if provider.keys:
+        return Finding("warning", name, f"a key is missing: {why}", f"see providers.{name}.keys")
     if key is None and name in config.FOUND:  # nobody has asked for it
         return Finding("note", name, why, f"see [providers.{name}] in the README")
     return Finding("warning", name, f"no key: {why}", f"see providers.{name}.key")

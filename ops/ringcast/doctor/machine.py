@@ -17,6 +17,7 @@ from ringcast.doctor.finding import Finding
 from ringcast.shm import counters, layout
 from ringcast.shm.ledger import LEDGER_BYTES
 from ringcast.shm.segment import DIRECTORY
+from ringcast.shm.shared_words import TABLE_BYTES
 from ringcast.workers import ranks
 
 PACKAGES: Final = ("pyzmq", "msgspec", "uvloop", "httpx", "httptools", "psutil", "tiktoken")
@@ -30,7 +31,7 @@ def examine(config: Config) -> Iterator[Finding]:
     """Examine the machine for a daemon with this configuration."""
     yield _python()
     yield from _packages()
-    yield _ranks()
+    yield _ranks(config)
     yield from _kernel()
     yield _shared_memory(config)
     yield _descriptors(config)
@@ -59,7 +60,7 @@ def _packages() -> Iterator[Finding]:
         yield Finding("ok", name, text)
 
 
-def _ranks() -> Finding:
+def _ranks(config: Config) -> Finding:
     """Whether tokens can be counted here, as exactly as their model's encoding allows."""
     files = ranks.FILES.values()
     missing = [file for file in files if ranks.find(file) is None]
@@ -71,6 +72,9 @@ def _ranks() -> Finding:
     if wrong := [str(path) for file in missing for path in ranks.candidates(file)]:
         text += f" (not the known files: {', '.join(wrong)})"
     mend = "ringcast tokenizers install [--from FILE|DIR|WHEEL|TGZ]"
+    wanted = {ranks.RECIPES[name].file for name in config.workers.ranks}
+    if wanted & {key for key, file in ranks.FILES.items() if file in missing}:
+        return Finding("warning", "token ranks", f"{text}, but workers.ranks asks for them", mend)
     return Finding("note", "token ranks", text, mend)
 
 
@@ -123,8 +127,9 @@ def ring_bytes(config: Config) -> int:
     counts, rings = config.processes, config.rings
     ins = counts.providers * counts.workers * layout.size_of(rings.in_bytes)
     outs = counts.workers * layout.size_of(rings.out_bytes)
-    blocks = (2 + counts.providers + counts.workers) * counters.BLOCK_BYTES
-    return ins + outs + blocks + LEDGER_BYTES
+    pages = counters.page_bytes(counts.providers, counts.workers)
+    pages += counts.workers * counters.METRICS_BYTES
+    return ins + outs + pages + LEDGER_BYTES + TABLE_BYTES
 
 
 def _shared_memory(config: Config) -> Finding:
