@@ -123,12 +123,12 @@ class StreamingPipeline:
 
     def _transformed(self, tokens: list[StreamToken], began_ns: int) -> list[StreamToken]:
         now_ns = self._clock()
-        self.metrics.took("decode", now_ns - began_ns)
+        self._watch.decoded(now_ns - began_ns)
         if tokens and self._transforms is not None:
             decoded_ns = now_ns
             tokens = self._transforms.feed(tokens, decoded_ns)
             now_ns = self._clock()
-            self.metrics.took("transform", now_ns - decoded_ns)
+            self._watch.transformed(now_ns - decoded_ns)
         return self._counted(tokens, now_ns)
 
     def _counted(self, tokens: list[StreamToken], now_ns: int) -> list[StreamToken]:

@@ -269,15 +269,35 @@ class Stopwatch:
     `tokens` counts those before the terminal one.
     """
 
-    __slots__ = ("_first_ns", "_last_ns", "_metrics", "_opened_ns", "tokens")
+    __slots__ = (
+        "_decode_ns",
+        "_first_ns",
+        "_last_ns",
+        "_metrics",
+        "_opened_ns",
+        "_transform_ns",
+        "tokens",
+    )
 
     def __init__(self, metrics: Metrics, opened_ns: int) -> None:
         """Begin at `opened_ns`, on the clock of all that follows."""
         self._metrics = metrics
         self._opened_ns = self._last_ns = opened_ns
         self._first_ns: int | None = None
+        self._decode_ns = 0
+        self._transform_ns: int | None = None
         self.tokens = 0
         metrics.opened()
+
+    def decoded(self, ns: int) -> None:
+        """Note how long decoding had with one chunk."""
+        self._metrics.took("decode", ns)
+        self._decode_ns += ns
+
+    def transformed(self, ns: int) -> None:
+        """Note how long transformers had with its tokens."""
+        self._metrics.took("transform", ns)
+        self._transform_ns = (self._transform_ns or 0) + ns
 
     def emitted(self, tokens: int, now_ns: int) -> None:
         """Note `tokens` (at least one) that come now."""
@@ -297,6 +317,8 @@ class Stopwatch:
             total_ms=(now_ns - self._opened_ns) / 1e6,
             tokens_per_s=self.tokens / streaming_ns * 1e9 if streaming_ns > 0 else None,
             oddities=oddities,
+            decode_ms=self._decode_ns / 1e6,
+            transform_ms=None if self._transform_ns is None else self._transform_ns / 1e6,
         )
 
 

@@ -181,6 +181,9 @@ async def test_the_summary_is_the_streams_own() -> None:
     assert summary.tokens == len(tokens) - 1
     assert summary.first_token_ms is not None
     assert summary.total_ms is not None
+    assert summary.decode_ms is not None
+    assert 0 < summary.decode_ms <= summary.total_ms
+    assert summary.transform_ms is None
     assert 0 < summary.first_token_ms <= summary.total_ms
 
 
