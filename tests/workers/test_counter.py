@@ -52,7 +52,7 @@ def test_text_without_a_place_to_cut_beats_as_often(unit: str) -> None:
 
 def test_a_tool_of_any_depth_is_counted_or_refused() -> None:
     outcomes = set()
-    for depth in range(1, 1200, 7):
+    for depth in (*range(1, 1200, 7), 3000, 12_000, 100_000):  # limits differ between Pythons
         head = msgspec.msgpack.encode(asked("hi"))[1:]
         tools = msgspec.msgpack.encode("tools") + b"\x91" + b"\x81\xa1a" * depth + b"\xc0"
         outcomes.add(answer(ASK, b"\x83" + head + tools, lambda: None).code)
