@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -132,12 +132,22 @@ class Playlist:
         self.began = 0.0
         self.lanes: list[Playback | None] = [None] * min(lanes, len(self.playbacks))
 
-    async def play(self, client: Client, on_end: Callable[[Result], None]) -> None:
-        """Play everything; `on_end` is told each result. Raises `ConnectionLost`."""
+    async def play(
+        self,
+        client: Client,
+        on_end: Callable[[Result], None],
+        seen: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Play everything; `on_end` is told each result. Raises `ConnectionLost`.
+
+        What a lane has played stays until it was `seen`.
+        """
         self.began = time.monotonic()
         waiting = iter(self.playbacks)
         lanes = range(len(self.lanes))
-        await asyncio.gather(*(self._play_lane(lane, waiting, client, on_end) for lane in lanes))
+        await asyncio.gather(
+            *(self._play_lane(lane, waiting, client, on_end, seen) for lane in lanes)
+        )
 
     async def _play_lane(
         self,
@@ -145,10 +155,13 @@ class Playlist:
         waiting: Iterator[Playback],
         client: Client,
         on_end: Callable[[Result], None],
+        seen: Callable[[], Awaitable[None]] | None,
     ) -> None:
         for playback in waiting:
             self.lanes[lane] = playback
             on_end(await playback.play(client))
+            if seen is not None:
+                await seen()
 
     @property
     def results(self) -> list[Result]:

@@ -135,8 +135,8 @@ async def _stream(
 ) -> tuple[Latency, Throughput]:
     async with connect(run_dir, name="ringcast demo") as client:
         if view is not None and console is not None:
-            async with _screen(view, console):
-                await playlist.play(client, lambda result: None)
+            async with _screen(view, console) as frames:
+                await playlist.play(client, lambda result: None, frames.next)
             console.print("[dim]Measuring latency and throughput ...[/]")
         else:
             await playlist.play(client, _line(console))
@@ -144,22 +144,41 @@ async def _stream(
         return await gauge.latency(client), await gauge.throughput(client)
 
 
+class _Frames:
+    """The frames of a screen that is drawn every now and then."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._drawn = asyncio.Event()
+
+    def draw(self) -> None:
+        """Draw one."""
+        self._live.refresh()
+        self._drawn.set()
+        self._drawn = asyncio.Event()
+
+    async def next(self) -> None:
+        """Wait until one was drawn from now on."""
+        await self._drawn.wait()
+
+
 @asynccontextmanager
-async def _screen(view: Panes, console: Console) -> AsyncIterator[None]:
+async def _screen(view: Panes, console: Console) -> AsyncIterator[_Frames]:
     with Live(view, console=console, screen=True, auto_refresh=False) as live:
-        task = asyncio.get_running_loop().create_task(_refresh(live))
+        frames = _Frames(live)
+        task = asyncio.get_running_loop().create_task(_refresh(frames))
         try:
-            yield
+            yield frames
         finally:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
 
 
-async def _refresh(live: Live) -> None:
+async def _refresh(frames: _Frames) -> None:
     while True:
         began = time.monotonic()
-        live.refresh()
+        frames.draw()
         # A large screen takes 20 ms to draw: leave the streams four fifths of the time.
         await asyncio.sleep(max(1 / FRAMES_PER_S, 4 * (time.monotonic() - began)))
 
