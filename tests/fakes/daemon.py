@@ -48,14 +48,22 @@ interval_s = 0
 """
 SHARED_MEMORY = Path("/dev/shm")
 RECORDINGS = bundled()
+_PORTS: list[socket.socket] = []
 T = TypeVar("T")
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that is ours until this process ends, and that nobody listens on.
+
+    It stays bound: the kernel gives it to no other test beside this one, nor a client to call from,
+    and refuses who connects. A server that sets `SO_REUSEADDR`, as asyncio's do, may take it.
+    """
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.bind(("127.0.0.1", 0))
+    _PORTS.append(kept)
+    port: int = kept.getsockname()[1]
+    return port
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
