@@ -393,8 +393,8 @@ class Client:
 
     def _on_messages(self, messages: list[Message]) -> None:
         self._unanswered = 0
-        for parts in messages:
-            self._on_frame(protocol.decode_daemon(parts[-1]))
+        for _, frame in messages:
+            self._on_frame(protocol.decode_daemon(frame))
 
     def _on_frame(self, frame: protocol.DaemonFrame) -> None:
         match frame:

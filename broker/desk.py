@@ -78,19 +78,19 @@ class Desk:
     def on_messages(self, messages: list[Message]) -> None:
         """Take one turn's frames, and send what follows from them."""
         now, limits = self._loop.time(), self._config.limits
-        for parts in messages:
-            route = parts[0]
+        for head, body in messages:
+            route = head[0]
             if (count := self._messages.count(route, now)) > (most := limits.max_messages_per_s):
                 if count == most + 1:
                     self._cut_off(route)
                 continue
-            if len(parts) != 2:
-                self._bad(route, Code.BAD_MESSAGE, f"{len(parts) - 1} parts, expected 1")
+            if len(head) != 1:
+                self._bad(route, Code.BAD_MESSAGE, f"{len(head)} parts, expected 1")
                 continue
             try:
-                frame = protocol.decode_client(parts[1])
+                frame = protocol.decode_client(body)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
-                self._bad(route, *protocol.why_bad(parts[1], error))
+                self._bad(route, *protocol.why_bad(body, error))
                 continue
             self._on_frame(route, frame)
         self._follow_up()

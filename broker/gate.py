@@ -33,11 +33,11 @@ class Gate:
         self._socket = Socket(router, self._answer)
 
     def _answer(self, messages: list[Message]) -> None:
-        for parts in messages:
-            delimiter = parts.index(b"")
-            version, request, _, address = parts[delimiter + 1 : delimiter + 5]
+        for head, _ in messages:
+            delimiter = head.index(b"")
+            version, request, _, address = head[delimiter + 1 : delimiter + 5]
             verdict = (b"200", b"OK") if admits(address) else (b"400", b"another user's process")
-            self._socket.send([*parts[: delimiter + 1], version, request, *verdict, b"", b""])
+            self._socket.send([*head[: delimiter + 1], version, request, *verdict, b"", b""])
 
     def close(self) -> None:
         """Stop answering."""
@@ -65,8 +65,8 @@ class Door:
         self._monitor = Socket(router.get_monitor_socket(events), self._on_events)
 
     def _on_events(self, messages: list[Message]) -> None:
-        for parts in messages:
-            said = parse_monitor_message(parts)
+        for head, body in messages:
+            said = parse_monitor_message([*head, bytes(body)])
             if said["event"] == zmq.EVENT_ACCEPTED:
                 self._inside.add(said["value"])
             else:

@@ -325,9 +325,9 @@ class Process:
             return False
 
     def _on_reports(self, messages: list[Message]) -> None:
-        for parts in messages:
+        for head, body in messages:
             try:
-                said = commands.decode_report(parts[-1])
+                said = commands.decode_report(body)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 self._counters.add(self._counters.slot("bad_messages"))
                 continue
@@ -345,7 +345,7 @@ class Process:
                 case commands.Counting():
                     self._desk.recount()
                 case commands.Takeover(index):
-                    self._hand_over(parts[0], index)
+                    self._hand_over(head[0], index)
 
     def _on_ready(self, report: commands.Ready) -> None:
         index, before = report.index, self._dispatch.ready.get(report.index)

@@ -250,7 +250,7 @@ def tokens_frame(runs: int, parts: list[bytes]) -> bytes:
     return b"".join((_TOKENS_HEAD, head, *parts))
 
 
-def why_bad(data: bytes, error: Exception) -> tuple[str, str]:
+def why_bad(data: bytes | memoryview, error: Exception) -> tuple[str, str]:
     """Tell a frame of an unknown type from a broken one."""
     known = {type_.__struct_config__.tag for type_ in ClientFrame.__args__}
     try:

@@ -165,8 +165,8 @@ class Process:
             self._manager.spent(usage.cost, time.time())
 
     def _on_commands(self, messages: list[Message]) -> None:
-        for parts in messages:
-            match commands.decode_command(parts[-1]):
+        for _, command in messages:
+            match commands.decode_command(command):
                 case commands.Grant(limits):
                     for slot, limit in limits:
                         self._errands.grant(slot, limit)

@@ -56,7 +56,7 @@ class Editor:
         client._socket = self.link  # type: ignore[assignment]
         client._welcome = loop.create_future()  # type: ignore[assignment]
         self.link.on_messages = client._on_messages
-        self.link.on_connected = lambda: client._on_connections([[]])
+        self.link.on_connected = lambda: client._on_connections([([], b"")])
 
     def greet(self) -> None:
         """Say HELLO and keep alive."""

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 
 import zmq
 
-Messages = list[list[bytes]]
+from ringcast.sockets import Message
+
+Messages = list[Message]
 
 
 class Link:
@@ -41,7 +43,7 @@ class Link:
 
     def hear(self, most: int) -> bool:
         """Let the peer take up to `most` messages; return whether there were any."""
-        messages = [[self.down.popleft()] for _ in range(min(most, len(self.down)))]
+        messages: Messages = [([], self.down.popleft()) for _ in range(min(most, len(self.down)))]
         if messages:
             self.on_messages(messages)
         return bool(messages)
@@ -81,7 +83,7 @@ class Router:
     def hear(self, link: Link, most: int) -> None:
         """Let the broker take up to `most` messages of a link."""
         number = min(most, len(link.up))
-        self.on_messages([[link.identity, link.up.popleft()] for _ in range(number)])
+        self.on_messages([([link.identity], link.up.popleft()) for _ in range(number)])
 
     def close(self, linger_ms: int = 0) -> None:
         """The broker has left it."""

@@ -13,6 +13,7 @@ from ringcast.providers import commands
 from ringcast.providers.process import Process as ProviderProcess
 from ringcast.shm import counters, layout
 from ringcast.shm.ring import Reader, Writer
+from ringcast.sockets import Message
 from ringcast.workers.process import ASK_MS, IDLE_MS, SLEEP_MS
 from ringcast.workers.stage import Stage
 
@@ -208,7 +209,7 @@ class Worker:
         self.link.send([commands.encode(commands.Takeover(self.index))])
         self.wake_ns = self._clock.now_ns + ASK_MS * 1_000_000
 
-    def _adopt(self, messages: list[list[bytes]]) -> None:
+    def _adopt(self, messages: list[Message]) -> None:
         self.link = None
         self._begin(commands.decode_adopt(messages[0][-1]).streams)
 
