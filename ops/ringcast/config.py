@@ -52,7 +52,8 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `token_command` prints a bearer token that runs out, and is run again before it does.
     `keys` are several keys instead of one, used in turn. `requests_per_min`, `tokens_per_min` and
     `concurrency` hold for all its models and keys together; 0 is no limit but what it tells us.
-    `allow_private` lets a public name lead to a private address.
+    `allow_private` lets a public name lead to a private address. `http2` offers HTTP/2 to the host
+    of `base_url`, if that is https://.
     """
 
     kind: str
@@ -73,6 +74,7 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens_per_min: int = 0
     concurrency: int = 0
     allow_private: bool = False
+    http2: bool = False
 
 
 class Rings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -273,6 +275,7 @@ KEY_VARIABLES: dict[str, str] = {
     "perplexity": "PERPLEXITY_API_KEY",
     "deepseek": "DEEPSEEK_API_KEY",
 }
+HTTP2_NEEDS: Final = "needs h2: pip install 'ringcast[http2]'"
 ENCODINGS: Final = ("o200k_base", "o200k_harmony", "cl100k_base")
 # Where these are, and who asks them, is found out where they are asked (providers/access.py).
 FOUND: Final[tuple[Kind, ...]] = ("bedrock", "azure", "vertex", "ollama")

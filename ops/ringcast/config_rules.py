@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from importlib.util import find_spec
 from typing import Final, get_args
 
 import msgspec
@@ -16,6 +17,7 @@ from ringcast.config import (
     BASE_URLS,
     ENCODINGS,
     FOUND,
+    HTTP2_NEEDS,
     KINDS_GROUP,
     ROUTE,
     Config,
@@ -130,6 +132,7 @@ def problems_of(config: Config) -> list[str]:
             )
         problems += _unknown_kind(name, provider.kind) or _misplaced(name, provider)
         problems += _bad_keys(name, provider)
+        problems += _bad_http2(name, provider)
         for header, value in provider.headers.items():
             need(
                 bool(_header(header)) and value.isascii() and value.isprintable(),
@@ -194,6 +197,16 @@ def _bad_keys(name: str, provider: Provider) -> list[str]:
             problems.append(f"{place}: give one of env, file, command, keyring")
         if not all(sources):
             problems.append(f"{place}: must not be empty")
+    return problems
+
+
+def _bad_http2(name: str, provider: Provider) -> list[str]:
+    """Say what HTTP/2 lacks: its library, or a host that is known before any request."""
+    if not provider.http2:
+        return []
+    problems = [] if find_spec("h2") else [f"providers.{name}.http2: {HTTP2_NEEDS}"]
+    if not provider.base_url and provider.kind not in BASE_URLS:
+        problems.append(f"providers.{name}.http2: give base_url too: HTTP/2 is offered to its host")
     return problems
 
 

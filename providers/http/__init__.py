@@ -1,1 +1,1 @@
-"""HTTP/1.1 under httpx: names, sockets, TLS, connections that are kept."""
+"""HTTP under httpx: names, sockets, TLS, connections that are kept or shared."""

@@ -9,17 +9,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import httpx
-
-if TYPE_CHECKING:
-    from ringcast.providers.http.connection import Connection
 
 OnData: TypeAlias = Callable[[bytes], None]
 OnEnd: TypeAlias = Callable[[Exception | None], None]
 
-READ_BYTES = 64 << 10
+READ_BYTES: Final = 64 << 10
+# Until someone reads the body a read is small, so that what comes with the head and before
+# any credit is at most 4 KiB; heads are mostly under 2 KiB.
+HEAD_READ_BYTES: Final = 4 << 10
+
+
+class Source(Protocol):
+    """Where a body comes from: a connection, or a stream of one that is shared."""
+
+    sink: OnData
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def limit_reads(self, size: int) -> None: ...
+    def abort(self) -> None: ...
 
 
 class Body(httpx.AsyncByteStream):
@@ -29,8 +40,8 @@ class Body(httpx.AsyncByteStream):
     connection goes back to the pool at once and every method here becomes harmless.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection: Connection | None = connection
+    def __init__(self, source: Source) -> None:
+        self._source: Source | None = source
         self._queue: list[bytes] = []
         self._queued = 0
         # What may be queued before reading stops: anything at all stops it until a reader exists.
@@ -55,17 +66,17 @@ class Body(httpx.AsyncByteStream):
         """
         self._claim()
         self._on_data, self._on_end = on_data, on_end
-        if self._connection is not None:
-            self._connection.sink = on_data
-            self._connection.limit_reads(self._read_limit)
+        if self._source is not None:
+            self._source.sink = on_data
+            self._source.limit_reads(self._read_limit)
         if not self._held:
             self._flush()
 
     def pause(self) -> None:
-        """Stop reading the socket; only the end of a read already made may still be told."""
+        """Stop reading; only the end of a read already made may still be told."""
         self._held = True
-        if self._connection is not None:
-            self._connection.pause_reading()
+        if self._source is not None:
+            self._source.pause_reading()
 
     def resume(self) -> None:
         """Read on, after delivering what was held back."""
@@ -80,8 +91,8 @@ class Body(httpx.AsyncByteStream):
         if size < 1:
             raise ValueError("a read takes at least one byte; pause instead")
         self._read_limit = min(size, READ_BYTES)
-        if self._claimed and self._connection is not None:
-            self._connection.limit_reads(self._read_limit)
+        if self._claimed and self._source is not None:
+            self._source.limit_reads(self._read_limit)
 
     # pull
 
@@ -89,8 +100,8 @@ class Body(httpx.AsyncByteStream):
         """Yield what has arrived, joined. Raises as `on_end` tells, or `httpx.StreamClosed`."""
         self._claim()
         self._high_water = READ_BYTES
-        if self._connection is not None:
-            self._connection.limit_reads(self._read_limit)
+        if self._source is not None:
+            self._source.limit_reads(self._read_limit)
         while True:
             if self._queue:
                 yield self._take()
@@ -102,8 +113,8 @@ class Body(httpx.AsyncByteStream):
             raise self._error
 
     async def _arrival(self) -> None:
-        if self._connection is not None and not self._held:
-            self._connection.resume_reading()
+        if self._source is not None and not self._held:
+            self._source.resume_reading()
         self._wakeup = asyncio.get_running_loop().create_future()
         try:
             await self._wakeup
@@ -113,35 +124,38 @@ class Body(httpx.AsyncByteStream):
     # both
 
     def abort(self) -> None:
-        """Close the socket at once, in any state; a waiting reader gets `httpx.StreamClosed`."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.abort()
+        """Close the socket, or reset the stream of a shared one, at once and in any state.
+
+        A waiting reader gets `httpx.StreamClosed`.
+        """
+        source, self._source = self._source, None
+        if source is not None:
+            source.abort()
         self._on_data = self._on_end = None
         if not self._ended:
             self.end(httpx.StreamClosed())
         self._queue.clear()
 
     async def aclose(self) -> None:
-        """Close the socket unless the response was read to its end.
+        """`abort`, unless the response was read to its end.
 
         There is no await in it, so no cancellation can come between.
         """
         self.abort()
 
-    # the connection's side
+    # the source's side
 
     def queue(self, data: bytes) -> None:
         """Keep `data` for a reader, and stop reading when that is enough."""
         self._queue.append(data)
         self._queued += len(data)
-        if self._queued >= self._high_water and self._connection is not None:
-            self._connection.pause_reading()
+        if self._queued >= self._high_water and self._source is not None:
+            self._source.pause_reading()
         self._wake()
 
     def end(self, error: Exception | None) -> None:
-        """The message has ended, or `error` cut it; the connection is not ours any more."""
-        self._connection = None
+        """The message has ended, or `error` cut it; the source is not ours any more."""
+        self._source = None
         self._ended = True
         self._error = error
         self._wake()
@@ -158,8 +172,8 @@ class Body(httpx.AsyncByteStream):
             self._on_data(self._take())
         if self._ended:
             self._tell_end()
-        elif self._connection is not None and not self._held and not self._queue:
-            self._connection.resume_reading()
+        elif self._source is not None and not self._held and not self._queue:
+            self._source.resume_reading()
 
     def _tell_end(self) -> None:
         on_end, self._on_data, self._on_end = self._on_end, None, None

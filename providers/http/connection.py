@@ -7,63 +7,28 @@ before the loop can read another socket, so 1,000 streams own 64 KiB and not 64 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import httpx
 
 from ringcast.config import Limits
-from ringcast.providers.http.body import READ_BYTES, Body, OnData
-from ringcast.providers.http.http1 import CutError, ResponseParser
+from ringcast.providers.http.body import HEAD_READ_BYTES, READ_BYTES, Body, OnData
+from ringcast.providers.http.carrier import Answer, Origin, Owner, Unprocessed
+from ringcast.providers.http.http1 import CutError, ResponseParser, encode_request
 from ringcast.providers.http.patience import Patience
-from ringcast.providers.http.reach import Reach
 
 if TYPE_CHECKING:
     from asyncio.sslproto import _SSLProtocolTransport
 
-# Until someone reads the body a read is small, so that what comes with the head and before
-# any credit is at most 4 KiB; heads are mostly under 2 KiB.
-HEAD_READ_BYTES = 4 << 10
-
-
-class Origin(NamedTuple):
-    """Scheme, host (ASCII, no brackets) and port: what may share a connection (RFC 6454).
-
-    And how far the connection was allowed to reach, which not every request to it may.
-    """
-
-    scheme: str
-    host: str
-    port: int
-    reach: Reach = Reach.PUBLIC
-
-    @property
-    def address(self) -> str:
-        """`host:port`, for error texts."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @classmethod
-    def of(cls, url: httpx.URL, reach: Reach = Reach.PUBLIC) -> Origin:
-        """The origin of `url`. Raises `httpx.UnsupportedProtocol`."""
-        if url.scheme not in ("http", "https"):
-            raise httpx.UnsupportedProtocol(f"{url.scheme!r} is neither http nor https")
-        port = url.port or (443 if url.scheme == "https" else 80)
-        return cls(url.scheme, url.raw_host.decode("ascii"), port, reach)
-
-
-class Owner(Protocol):
-    """Who keeps connections: the pool."""
-
-    def made(self, connection: Connection) -> None: ...
-    def release(self, connection: Connection) -> None: ...
-    def lost(self, connection: Connection) -> None: ...
-
 
 class Connection(asyncio.BufferedProtocol):
-    """One socket; carries one exchange at a time."""
+    """One socket; carries one exchange at a time, so that what was released is as good as taken."""
+
+    room: Final = False
 
     def __init__(self, origin: Origin, buffer: memoryview, limits: Limits, owner: Owner) -> None:
         self.origin = origin
-        self.kept = False  # whether it has carried an exchange
+        self.kept = False
         self.sink: OnData
         self._buffer = buffer
         self._window = buffer[:HEAD_READ_BYTES]
@@ -79,6 +44,40 @@ class Connection(asyncio.BufferedProtocol):
     def usable(self) -> bool:
         """The socket is open on our side, as far as the loop knows."""
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def idle(self) -> bool:
+        """No exchange is under way."""
+        return self._response is None
+
+    def take(self) -> None:
+        """Nothing to reserve: who has it has all of it."""
+
+    def give_back(self) -> None:
+        """It was taken from among the idle ones, where nobody puts it back."""
+        self.abort()
+
+    def retire(self) -> None:
+        """Close the socket, which is idle."""
+        self.abort()
+
+    async def exchange(
+        self, request: httpx.Request, content: bytes, timeout_s: float | None
+    ) -> Answer:
+        """See `Carrier.exchange`.
+
+        A kept connection that dies before the first byte of an answer was closed by the server
+        while idle: that is `Unprocessed`.
+        """
+        response = ResponseParser(self._limits, bodyless=request.method == "HEAD")
+        kept, data = self.kept, encode_request(request, content)
+        try:
+            body = await self.send(data, response, timeout_s=timeout_s)
+        except (httpx.ReadError, httpx.RemoteProtocolError) as error:
+            if response.started or not kept:
+                raise
+            raise Unprocessed(f"the connection was closed while it was idle: {error}") from error
+        return Answer(response.http_version, response.status, response.headers, body)
 
     async def send(self, data: bytes, response: ResponseParser, *, timeout_s: float | None) -> Body:
         """Write a request, wait until `response` has its head, and return the body to come.

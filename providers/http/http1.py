@@ -17,36 +17,38 @@ from ringcast.config import Limits
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _UNSAFE_IN_VALUE = re.compile(rb"[\r\n\0]")
 _UNSAFE_IN_TARGET = re.compile(rb"[\x00-\x20\x7f]")
-_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 
 
-def encode_request(request: httpx.Request, body: bytes) -> bytes:
-    """Head and body in one piece, framed by Content-Length (RFC 9112 §3, §6.2).
+def check_request(request: httpx.Request) -> None:
+    """Raise `httpx.LocalProtocolError` for what would end its line early, in either version.
 
-    Raises `httpx.LocalProtocolError` for a header, method or target that would end its line
-    early (request smuggling, RFC 9112 §11.1). The text never shows a value: it may be a key.
+    That is a header, method or target of request smuggling (RFC 9112 §11.1, RFC 9113 §10.3). The
+    text never shows a value: it may be a key.
     """
-    lines = [_request_line(request)]
-    framed = bool(body)
+    if not _TOKEN.fullmatch(request.method.encode()) or _UNSAFE_IN_TARGET.search(
+        request.url.raw_path
+    ):
+        raise httpx.LocalProtocolError("the method or the target would break the request line")
     for name, value in request.headers.raw:
-        if name.lower() in _FRAMING:
-            framed = True
-            continue
         if not _TOKEN.fullmatch(name):
             raise httpx.LocalProtocolError(f"header name {name!r} is not a token")
         if _UNSAFE_IN_VALUE.search(value):
             raise httpx.LocalProtocolError(f"header {name.decode()!r} contains CR, LF or NUL")
-        lines.append(b"%s: %s\r\n" % (name, value))
+
+
+def encode_request(request: httpx.Request, body: bytes) -> bytes:
+    """Head and body of a checked request in one piece, framed by Content-Length (RFC 9112 §6.2)."""
+    lines = [b"%s %s HTTP/1.1\r\n" % (request.method.encode(), request.url.raw_path)]
+    framed = bool(body)
+    for name, value in request.headers.raw:
+        if name.lower() in FRAMING:
+            framed = True
+        else:
+            lines.append(b"%s: %s\r\n" % (name, value))
     if framed:
         lines.append(b"Content-Length: %d\r\n" % len(body))
     return b"".join((*lines, b"\r\n", body))
-
-
-def _request_line(request: httpx.Request) -> bytes:
-    method, target = request.method.encode(), request.url.raw_path
-    if not _TOKEN.fullmatch(method) or _UNSAFE_IN_TARGET.search(target):
-        raise httpx.LocalProtocolError("the method or the target would break the request line")
-    return b"%s %s HTTP/1.1\r\n" % (method, target)
 
 
 class CutError(httpx.RemoteProtocolError):

@@ -28,9 +28,10 @@ import httpx
 
 from ringcast.config import Config, Limits
 from ringcast.providers.http.body import Body
+from ringcast.providers.http.carrier import Carrier, Origin, Unprocessed
 from ringcast.providers.http.clocks import boottime
-from ringcast.providers.http.connection import Connection, Origin
-from ringcast.providers.http.http1 import CutError, ResponseParser, encode_request
+from ringcast.providers.http.http1 import CutError, check_request
+from ringcast.providers.http.offer import Offer, offer_of
 from ringcast.providers.http.pool import Gauges, Pool, TLSError
 from ringcast.providers.http.reach import REACH, Reach
 
@@ -45,10 +46,11 @@ class Transport(httpx.AsyncBaseTransport):
 
     Of httpx's timeouts `connect` covers waiting for a place, name, TCP and TLS, and `read` the
     time from the request to the complete response head; a body has no clock here, its reader has.
-    Where a request may go is its extension `REACH`. HTTP/2 is not spoken: a stream that stalls
-    would hold up the others of its connection, and to a few hosts connections are cheap.
-    Extra to httpx's errors: `TLSError`, a `ConnectError` that no retry mends, and `CutError`, a
-    `RemoteProtocolError` for a message that was well-formed as far as it came.
+    Where a request may go is its extension `REACH`. HTTP/2 is spoken where it is offered and the
+    server wants it, never without TLS; elsewhere a stream has a connection of its own.
+    Extra to httpx's errors: `TLSError`, a `ConnectError` that no retry mends, `Unprocessed`, a
+    `ReadError`, and `CutError`, a `RemoteProtocolError` for a message that was well-formed as far
+    as it came.
     """
 
     def __init__(
@@ -57,13 +59,13 @@ class Transport(httpx.AsyncBaseTransport):
         limits: Limits,
         keepalive_s: float,
         boot: Callable[[], float] = boottime,
+        offer: Offer | None = None,
     ) -> None:
-        """`ssl_context` must verify (`ValueError` else); ALPN `http/1.1` is set on it."""
-        if ssl_context.verify_mode != ssl.CERT_REQUIRED or not ssl_context.check_hostname:
-            raise ValueError("the SSL context does not verify certificates and host names")
-        ssl_context.set_alpn_protocols(["http/1.1"])
-        self._limits = limits
-        self._pool = Pool(ssl_context, limits, keepalive_s, boot)
+        """The SSL contexts must verify (`ValueError` else); their ALPN is set here."""
+        _prepare(ssl_context, ["http/1.1"])
+        if offer is not None:
+            _prepare(offer.context, ["h2", "http/1.1"])
+        self._pool = Pool(ssl_context, limits, keepalive_s, boot, offer)
 
     @property
     def gauges(self) -> Gauges:
@@ -73,43 +75,42 @@ class Transport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` and return when the head is there; see the class for the clocks.
 
-        A kept connection that dies before the first byte of an answer was closed by the
-        server while idle: the request is sent once more, on a fresh connection.
+        What a server has not begun with (it closed a kept connection while that was idle, or says
+        so) is sent once more; not on that connection if it is gone, nor on another kept one.
         """
         origin = Origin.of(request.url, request.extensions.get(REACH, Reach.PUBLIC))
-        data = encode_request(request, await request.aread())
+        check_request(request)
+        content = await request.aread()
         connect_s = _timeout_s(request, "connect")
-        connection = await self._pool.acquire(origin, connect_s)
-        if connection.kept:
-            response = self._parser(request)
-            try:
-                return await self._exchange(connection, request, data, response)
-            except (httpx.ReadError, httpx.RemoteProtocolError):
-                if response.started:
-                    raise
-            connection = await self._pool.acquire(origin, connect_s, fresh=True)
-        return await self._exchange(connection, request, data, self._parser(request))
+        carrier = await self._pool.acquire(origin, connect_s)
+        try:
+            return await _exchange(carrier, request, content)
+        except Unprocessed:
+            pass
+        # Who only refused may be asked again; where one has died, those beside it may be dead too.
+        carrier = await self._pool.acquire(origin, connect_s, fresh=not carrier.usable)
+        return await _exchange(carrier, request, content)
 
     async def aclose(self) -> None:
         """Close every socket; bodies still being read end with an error."""
         await self._pool.aclose()
 
-    def _parser(self, request: httpx.Request) -> ResponseParser:
-        return ResponseParser(self._limits, bodyless=request.method == "HEAD")
 
-    async def _exchange(
-        self, connection: Connection, request: httpx.Request, data: bytes, response: ResponseParser
-    ) -> httpx.Response:
-        body = await connection.send(data, response, timeout_s=_timeout_s(request, "read"))
-        return httpx.Response(
-            response.status,
-            headers=response.headers,
-            stream=body,
-            extensions={
-                "http_version": b"HTTP/" + response.http_version.encode(),
-                BODY: body,
-            },
-        )
+def _prepare(context: ssl.SSLContext, versions: list[str]) -> None:
+    if context.verify_mode != ssl.CERT_REQUIRED or not context.check_hostname:
+        raise ValueError("the SSL context does not verify certificates and host names")
+    context.set_alpn_protocols(versions)
+
+
+async def _exchange(carrier: Carrier, request: httpx.Request, content: bytes) -> httpx.Response:
+    answer = await carrier.exchange(request, content, _timeout_s(request, "read"))
+    version = b"HTTP/" + answer.version.encode()
+    return httpx.Response(
+        answer.status,
+        headers=answer.headers,
+        stream=answer.body,
+        extensions={"http_version": version, BODY: answer.body},
+    )
 
 
 class Client(httpx.AsyncClient):
@@ -128,9 +129,14 @@ class Client(httpx.AsyncClient):
 
 
 def open_client(config: Config) -> Client:
-    """Return a client with the configuration's limits and clocks."""
+    """Return a client with the configuration's limits and clocks.
+
+    Raises `ConfigError` where HTTP/2 is asked for and its library is missing.
+    """
     clocks = config.timeouts
-    transport = Transport(ssl.create_default_context(), config.limits, clocks.keepalive_s)
+    transport = Transport(
+        ssl.create_default_context(), config.limits, clocks.keepalive_s, offer=offer_of(config)
+    )
     connect_s, first_byte_s = clocks.connect_s or None, clocks.first_byte_s or None
     return Client(transport, httpx.Timeout(None, connect=connect_s, read=first_byte_s))
 

@@ -36,10 +36,11 @@ from ringcast.config import Config, Limits, Timeouts
 from ringcast.config_file import parse
 from ringcast.errors import Code, ConfigError
 from ringcast.providers.credentials import Anonymous
-from ringcast.providers.http.connection import Connection, Origin
+from ringcast.providers.http.carrier import Origin
+from ringcast.providers.http.connection import Connection
 from ringcast.providers.http.host import Host
 from ringcast.providers.http.transport import Transport
-from ringcast.providers.upstream import connection_ending, refusal
+from ringcast.providers.response_ending import connection_ending, refusal
 
 TWO = Limits(max_connections_per_host=2)
 ONE = Limits(max_connections_per_host=1)
@@ -342,6 +343,7 @@ def test_sockets_send_at_once_and_notice_a_peer_that_is_gone(run: Run) -> None:
         async with Upstream(answers(HELLO)) as up, client_of() as (client, transport):
             await client.get(up.url)
             (connection,) = transport._pool._open
+            assert isinstance(connection, Connection)
             assert connection._transport is not None
             sock = connection._transport.get_extra_info("socket")
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
@@ -367,9 +369,8 @@ def test_a_connection_that_was_lost_before_it_was_used_says_so() -> None:
             origin = Origin.of(httpx.URL(up.url))
             connection = await transport._pool.acquire(origin, LIMIT_S)
             connection.abort()
-            parser = transport._parser(httpx.Request("GET", up.url))
             with pytest.raises(httpx.RemoteProtocolError, match="without sending a response"):
-                await connection.send(b"", parser, timeout_s=None)
+                await connection.exchange(httpx.Request("GET", up.url), b"", None)
             await transport.aclose()
 
     asyncio.run(main())
@@ -379,12 +380,20 @@ def test_a_connection_that_was_lost_before_it_was_used_says_so() -> None:
 
 
 class Stub:
-    """A connection that knows only whether it is open."""
+    """A connection that knows only whether it is open, and carries one exchange at a time."""
+
+    room = False
+    idle = True
 
     def __init__(self, host: Host) -> None:
         self.kept = False
         self.usable = True
         self._host = host
+
+    def take(self) -> None: ...
+
+    def give_back(self) -> None:
+        self.abort()
 
     def abort(self) -> None:
         self.usable = False
@@ -439,7 +448,7 @@ class Crowd:
 
     def check(self) -> None:
         assert len(self.host.placed) <= self.limit
-        assert not set(self.used) & cast("set[Stub]", set(self.host.idle))
+        assert not set(self.used) & cast("set[Stub]", set(self.host.free))
 
     async def step(self) -> None:
         match self.draw.randrange(4):

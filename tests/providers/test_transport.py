@@ -34,7 +34,8 @@ from fakes.scripted import (
     once,
 )
 
-from ringcast.providers.http.connection import Origin
+from ringcast.providers.http.carrier import Origin
+from ringcast.providers.http.connection import Connection
 from ringcast.providers.http.transport import BODY, Body
 
 
@@ -321,6 +322,7 @@ def test_small_writes_leave_at_once(run: Run) -> None:
         async with Upstream(answers(HELLO)) as up, client_of() as (client, transport):
             await client.get(up.url)
             (connection,) = transport._pool._open
+            assert isinstance(connection, Connection)
             assert connection._transport is not None
             sock = connection._transport.get_extra_info("socket")
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0

@@ -13,7 +13,8 @@ import pytest
 from ringcast.config import Limits
 from ringcast.providers.http import tcp
 from ringcast.providers.http.body import READ_BYTES, Body
-from ringcast.providers.http.connection import Connection, Origin
+from ringcast.providers.http.carrier import Origin
+from ringcast.providers.http.connection import Connection
 from ringcast.providers.http.http1 import ResponseParser
 from ringcast.providers.http.pool import Pool
 

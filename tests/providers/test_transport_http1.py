@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringcast.config import Limits
-from ringcast.providers.http.http1 import ResponseParser, encode_request
+from ringcast.providers.http.http1 import ResponseParser, check_request, encode_request
 
 LIMITS = Limits(max_header_bytes=4096, max_headers=20)
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -207,5 +207,5 @@ def test_request_is_framed_by_content_length() -> None:
 )
 def test_requests_that_would_break_their_lines_are_refused(headers: dict[str, str]) -> None:
     with pytest.raises(httpx.LocalProtocolError) as caught:
-        encode_request(httpx.Request("GET", "http://h/", headers=headers), b"")
+        check_request(httpx.Request("GET", "http://h/", headers=headers))
     assert headers.get("x", "none") not in str(caught.value)
