@@ -57,6 +57,8 @@ class ThinkTags(
 ):
     """Take thinking out of the text; see `ringcast.ThinkTagSplitter`."""
 
+    anywhere: bool = False
+
 
 class Preview(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="name", tag="json_preview"

@@ -10,7 +10,7 @@ A stream is any number of tokens and then exactly one terminal one, `Done` or `E
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import msgspec
 
@@ -19,7 +19,17 @@ FinishReason: TypeAlias = Literal[
 ]
 
 
-class Text(msgspec.Struct, frozen=True, gc=False, array_like=True, tag_field="tag", tag="text"):
+class Token(msgspec.Struct, frozen=True):
+    """What every token can do."""
+
+    def merge(self, other: StreamToken) -> StreamToken | None:
+        """Return the one token that stands for this and the next, or None if none does."""
+        from ringcast.shm.merge import merge  # it knows every kind of token
+
+        return merge(cast("StreamToken", self), other)
+
+
+class Text(Token, frozen=True, gc=False, array_like=True, tag_field="tag", tag="text"):
     """Visible text of choice 0 without log-probabilities: by far the commonest token."""
 
     content: str
@@ -34,7 +44,7 @@ class Logprob(msgspec.Struct, frozen=True, array_like=True):
     top: list[tuple[str, float]] = []
 
 
-class Delta(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="delta"):
+class Delta(Token, frozen=True, array_like=True, tag_field="tag", tag="delta"):
     """Visible text of any choice; `logprob` has one entry for each model token it covers.
 
     So has `token_ids` where a server was asked for ids; the prompt's come with the first.
@@ -47,7 +57,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="
     prompt_token_ids: list[int] | None = None
 
 
-class Reasoning(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="reasoning"):
+class Reasoning(Token, frozen=True, array_like=True, tag_field="tag", tag="reasoning"):
     """Thinking text, or the provider's opaque proof of it, to be sent back unchanged.
 
     `content` may be empty when only `signature` or `encrypted` (a redacted or encrypted
@@ -63,7 +73,7 @@ class Reasoning(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", t
     detail: dict[str, Any] | None = None
 
 
-class Refusal(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="refusal"):
+class Refusal(Token, frozen=True, array_like=True, tag_field="tag", tag="refusal"):
     """Text with which the model declines."""
 
     content: str
@@ -71,9 +81,7 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag
     logprob: list[Logprob] | None = None
 
 
-class ToolCall(
-    msgspec.Struct, frozen=True, gc=False, array_like=True, tag_field="tag", tag="tool_call"
-):
+class ToolCall(Token, frozen=True, gc=False, array_like=True, tag_field="tag", tag="tool_call"):
     """A fragment of a tool call; join `arguments` of one (`choice`, `index`).
 
     `index` counts calls within the choice and is ours: contiguous whatever the provider
@@ -91,7 +99,7 @@ class ToolCall(
 
 
 class FunctionCall(
-    msgspec.Struct, frozen=True, gc=False, array_like=True, tag_field="tag", tag="function_call"
+    Token, frozen=True, gc=False, array_like=True, tag_field="tag", tag="function_call"
 ):
     """A fragment of a legacy OpenAI function call; join `arguments` of one `index`."""
 
@@ -100,7 +108,7 @@ class FunctionCall(
     index: int = 0
 
 
-class Citation(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="citation"):
+class Citation(Token, frozen=True, array_like=True, tag_field="tag", tag="citation"):
     """A source for what was said; `start` and `end` are the provider's, `raw` is all it sent."""
 
     url: str | None = None
@@ -112,7 +120,7 @@ class Citation(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", ta
     raw: dict[str, Any] | None = None
 
 
-class Usage(msgspec.Struct, frozen=True, gc=False, array_like=True, tag_field="tag", tag="usage"):
+class Usage(Token, frozen=True, gc=False, array_like=True, tag_field="tag", tag="usage"):
     """Token counts as the provider counts them; null where it sent none.
 
     Emitted when the provider first reports usage; `Done` and `Error` carry the merged one
@@ -132,9 +140,9 @@ class Summary(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What a stream took, measured by the worker.
 
     `tokens` counts tokens before the terminal one; `first_token_ms` and `total_ms` run from
-    the request's sending. `oddities` counts tolerated irregularities of the provider.
-    `decode_ms` and `transform_ms` are the worker's own time. `served_by` is PROVIDER/model,
-    `attempts` counts sendings, and `waited_ms` is what passed before the last of them.
+    when the request came, also while it waits. `oddities` counts tolerated irregularities of
+    the provider. `decode_ms` and `transform_ms` are the worker's own time. `served_by` is
+    PROVIDER/model, `attempts` counts sendings, and `waited_ms` is what passed before the last.
     """
 
     tokens: int = 0
@@ -149,7 +157,7 @@ class Summary(msgspec.Struct, frozen=True, gc=False, array_like=True):
     waited_ms: float | None = None
 
 
-class Done(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="done"):
+class Done(Token, frozen=True, array_like=True, tag_field="tag", tag="done"):
     """The stream ended as the provider meant it to.
 
     `finish_reason` is one of a closed set; `provider_reason` keeps the provider's own word,
@@ -171,7 +179,7 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="d
     arguments_valid: bool | None = None
 
 
-class Error(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="error"):
+class Error(Token, frozen=True, array_like=True, tag_field="tag", tag="error"):
     """The stream ended otherwise; what came before stays valid.
 
     `code` is one of `ringcast.errors.Code`. `type`, `provider_code` and `status` are the
@@ -191,7 +199,7 @@ class Error(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="
     retry_after_s: float | None = None
 
 
-class Waiting(msgspec.Struct, frozen=True, array_like=True, tag_field="tag", tag="waiting"):
+class Waiting(Token, frozen=True, array_like=True, tag_field="tag", tag="waiting"):
     """The request is not sent for about `seconds`, because of `reason`; only who asks is told.
 
     It has no number within the stream. `seconds` 0 says that it is sent now.

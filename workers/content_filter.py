@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, get_args
 
 import msgspec
 from msgspec.structs import replace
@@ -49,6 +49,7 @@ class _State(msgspec.Struct, array_like=True):
     removed: int = 0
 
 
+_PARTS: Final = frozenset(get_args(Part))
 _NOTHING: Final = _Held()
 _MAIN: Final[_Channel] = ("text", 0, 0)
 _decode_state = msgspec.msgpack.Decoder(_State).decode
@@ -70,11 +71,20 @@ class ContentFilter(BatchTransformer):
         parts: Iterable[Part] = ("text",),
         longest: int = LONGEST_BYTES,
     ) -> None:
-        """Raises `PatternError`, and `ConfigError` where RE2 is not installed."""
+        """Raises `PatternError`, `ConfigError` where RE2 is not installed, and `ValueError`.
+
+        That is for a part that there is not, and for patterns or parts that are a string: its
+        characters would be taken for them.
+        """
+        if isinstance(patterns, str) or isinstance(parts, str):
+            raise ValueError("patterns and parts are lists, not a string")
         self._patterns = pattern.compiled(tuple(patterns), longest)
         plain = replacement.encode()
         self._replacement = plain, msgspec.json.encode(replacement)[1:-1]
         self._parts = frozenset(parts)
+        if unknown := sorted(self._parts - _PARTS):
+            known = ", ".join(sorted(_PARTS))
+            raise ValueError(f"{unknown[0]!r} is no part of an answer; those are {known}")
         self._longest = longest
         self._held: dict[_Channel, _Held] = {}
         self._too_long = 0

@@ -28,7 +28,8 @@ from ringcast.providers.wire.token_reader import TokenReader
 from ringcast.shm.tokens import Done, Error, StreamToken
 from ringcast.workers.read_ahead import STALL_S, InStep, ReadAhead, Window
 from ringcast.workers.stream_metrics import Metrics, NoMetrics, Stopwatch, StreamMetrics
-from ringcast.workers.transform import StreamTransformer, Transforms
+from ringcast.workers.transform import StreamTransformer
+from ringcast.workers.transforms import Transforms
 
 Source: TypeAlias = InStep | ReadAhead
 OpenSource: TypeAlias = Callable[[AsyncIterable[bytes]], AbstractAsyncContextManager[Source]]
@@ -89,8 +90,7 @@ class StreamingPipeline:
             return []
         began_ns = self._clock()
         tokens = self._reader.read(chunk)
-        self.metrics.read(len(chunk))
-        return self._transformed(tokens, began_ns)
+        return self._transformed(tokens, began_ns, len(chunk))
 
     def finish(self, ending: Ending | None = None) -> list[StreamToken]:
         """Return the last tokens of a body that ended by itself, or as `ending` says."""
@@ -121,10 +121,12 @@ class StreamingPipeline:
             return _ending(error)
         return head if chunk is None else chunk
 
-    def _transformed(self, tokens: list[StreamToken], began_ns: int) -> list[StreamToken]:
+    def _transformed(
+        self, tokens: list[StreamToken], began_ns: int, size: int = 0
+    ) -> list[StreamToken]:
         now_ns = self._clock()
-        self._watch.decoded(now_ns - began_ns)
-        if tokens and self._transforms is not None:
+        self._watch.decoded(now_ns - began_ns, size)
+        if self._transforms is not None and tokens:
             decoded_ns = now_ns
             tokens = self._transforms.feed(tokens, decoded_ns)
             now_ns = self._clock()
@@ -135,10 +137,10 @@ class StreamingPipeline:
         """Count tokens, and put the stream's figures into the terminal one."""
         if not tokens:
             return tokens
-        end = tokens[-1]
-        if not isinstance(end, _TERMINAL):
+        if type(end := tokens[-1]) not in _TERMINAL:
             self._watch.emitted(len(tokens), now_ns)
             return tokens
+        assert isinstance(end, Done | Error)
         self.finished = True
         if isinstance(end, Error):
             self.metrics.failed()
@@ -197,15 +199,25 @@ class StreamPipelineBuilder:
     def build(self) -> StreamingPipeline:
         """Return a pipeline for one stream.
 
-        Raises `ValueError` if another one has a transformer that was given itself.
+        Raises `ValueError` if another one has a transformer that was given itself, `TypeError` for
+        what is no transformer and makes none.
         """
         fixed = [one for one in self._transformers if isinstance(one, StreamTransformer)]
         if fixed and self._used:
             text = "serves one stream; give add_transformer a function that makes one for each"
             raise ValueError(f"{type(fixed[0]).__name__} {text}")
         self._used = True
-        chain = [one if isinstance(one, StreamTransformer) else one() for one in self._transformers]
+        chain = [_transformer(one) for one in self._transformers]
         return StreamingPipeline(TokenReader(self._api), self._metrics, chain, self._source)
+
+
+def _transformer(given: StreamTransformer | MakeTransformer) -> StreamTransformer:
+    if isinstance(given, StreamTransformer):
+        return given
+    made = given() if callable(given) else given
+    if not isinstance(made, StreamTransformer):
+        raise TypeError(f"add_transformer was given {given!r}, which is and makes no transformer")
+    return made
 
 
 def _ending(error: RingcastError | OSError) -> Ending:

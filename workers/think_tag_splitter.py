@@ -17,12 +17,14 @@ _decode_state = msgspec.msgpack.Decoder(dict[int, ThinkTag]).decode
 class ThinkTagSplitter(BatchTransformer):
     """Turns what stands between the tags into `Reasoning`, and leaves the tags out.
 
-    Tags may be cut anywhere. Only one with which a choice's text begins counts (`think_tag`); as
-    soon as it has ended, or there was none, all that follows goes on as it is. Log-probabilities
-    and token ids go with the tokens that are split.
+    Tags may be cut anywhere. Only one with which a choice's text begins counts (`think_tag`), so
+    that an answer may be about tags; as soon as it has ended, or there was none, all that follows
+    goes on as it is. With `anywhere` tags count wherever they stand, for models that think more
+    than once. Log-probabilities and token ids go with the tokens that are split.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, anywhere: bool = False) -> None:
+        self._anywhere = anywhere
         self._tags: dict[int, ThinkTag] = {}
         self._over = False  # whether choice 0 has no more thinking
         self.changed = False
@@ -59,7 +61,7 @@ class ThinkTagSplitter(BatchTransformer):
         index = token.index if isinstance(token, Delta) else 0
         tag = self._tags.get(index)
         if tag is None:
-            tag = self._tags[index] = ThinkTag()
+            tag = self._tags[index] = ThinkTag(anywhere=self._anywhere)
         elif tag.settled:
             self._over |= index == 0
             after.append(token)

@@ -37,9 +37,11 @@ class TokenAccumulator(BatchTransformer):
     """
 
     def __init__(self, min: int = 20, max: int = 200, idle_ms: float = 50.0) -> None:
-        """Sizes are in characters. Raises `ValueError` unless 1 <= min <= max."""
+        """Sizes are in characters. Raises `ValueError` unless 1 <= min <= max and idle_ms > 0."""
         if not 1 <= min <= max:
             raise ValueError(f"1 <= min <= max must hold, not {min} and {max}")
+        if not idle_ms > 0:
+            raise ValueError(f"idle_ms must be above 0, not {idle_ms}")
         self._min, self._max = min, max
         self._idle_ns = int(idle_ms * NS_PER_MS)
         self._held: dict[int, _Held] = {}

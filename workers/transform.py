@@ -1,26 +1,25 @@
-"""What may be done to a stream's tokens behind the decoder, and the chain that does it. Pure.
+"""What may be done to a stream's tokens behind the decoder. Pure.
 
 A transformer takes one token at a time and says what becomes of it: `Pass`, `Skip`, `Replace`
-by others, which go on down the chain, or `Fail`, which ends the stream. `Done` and `Error` are
-never asked about: what was held back comes before them, and they always pass. Time comes as an
-argument. The state travels in the stream's CHECKPOINT, so a successor of the worker goes on with
-the same words.
+by others, which go on down the chain (`transforms`), or an `Error`, which ends the stream. `Done`
+and `Error` are never asked about: what was held back comes before them, and they always pass. Time
+comes as an argument.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final, TypeAlias, get_args
 
 import msgspec
 
 from ringcast.errors import Code
-from ringcast.shm.tokens import Done, Error, StreamToken
+from ringcast.providers.wire.portable import UNPORTABLE, portable
+from ringcast.shm.tokens import Done, Error, StreamToken, decoder, encoder
 
-_TERMINAL: Final = (Done, Error)
+TERMINAL: Final = (Done, Error)
 _KINDS: Final = frozenset(get_args(StreamToken))
-_decode_states = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
 class Pass(msgspec.Struct, frozen=True, gc=False):
@@ -37,13 +36,8 @@ class Replace(msgspec.Struct, frozen=True):
     tokens: list[StreamToken]
 
 
-class Fail(msgspec.Struct, frozen=True):
-    """The stream ends with this error, behind what was said and held back before."""
-
-    error: Error
-
-
-TransformResult: TypeAlias = Pass | Skip | Replace | Fail
+# With an `Error` the stream ends, behind what was said and held back before.
+TransformResult: TypeAlias = Pass | Skip | Replace | Error
 
 PASS: Final = Pass()
 SKIP: Final = Skip()
@@ -90,13 +84,20 @@ class StreamTransformer(ABC):
         """Return what becomes of several tokens; an `Error` that ends the stream is the last."""
         after: list[StreamToken] = []
         for token in tokens:
-            result = self.transform(token, now_ns)
+            try:
+                result = self.transform(token, now_ns)
+            except Exception as error:  # what was said before stays said
+                return [*after, broken(self, error)]
             if isinstance(result, Pass):
                 after.append(token)
             elif isinstance(result, Replace):
-                after += result.tokens
-            elif isinstance(result, Fail):
-                return [*after, *self.flush(now_ns), result.error]
+                after += carried(self, result.tokens)
+                if after and type(after[-1]) in TERMINAL:
+                    break
+            elif isinstance(result, Error):
+                return [*after, *flushed(self, now_ns), *carried(self, [result])]
+            elif not isinstance(result, Skip):
+                return [*after, _misled(self, result)]
         return after
 
 
@@ -115,90 +116,54 @@ class BatchTransformer(StreamTransformer):
         return Replace(after) if after else SKIP
 
 
-class Transforms:
-    """The transformers of one stream, in order. `finished` is set with the terminal token."""
-
-    def __init__(self, chain: Iterable[StreamTransformer]) -> None:
-        """What leaves the last one of `chain` is what is seen."""
-        self._chain = list(chain)
-        self.finished = False
-
-    @property
-    def changed(self) -> bool:
-        """Whether `state` would now give other bytes that matter than when it was last taken."""
-        return any(one.changed for one in self._chain)
-
-    @property
-    def removed(self) -> int:
-        """How much was taken out of the stream, as the transformers count it."""
-        return sum(one.removed for one in self._chain)
-
-    @property
-    def due_ns(self) -> int | None:
-        """When to call `idle`, None if nothing waits for it."""
-        return min((due for one in self._chain if (due := one.due_ns) is not None), default=None)
-
-    def feed(self, tokens: list[StreamToken], now_ns: int) -> list[StreamToken]:
-        """Return what becomes of tokens; a terminal one is the last of them, here as there."""
-        return self._through(0, tokens, now_ns)
-
-    def idle(self, now_ns: int) -> list[StreamToken]:
-        """Return what has been held back for long enough."""
-        after: list[StreamToken] = []
-        for number, one in enumerate(self._chain):
-            if not self.finished and (due := one.due_ns) is not None and due <= now_ns:
-                try:
-                    released = one.idle(now_ns)
-                except Exception as error:  # whatever it is, it must not end the worker
-                    released = [_broken(one, error)]
-                after += self._through(number + 1, released, now_ns)
-        return after
-
-    def state(self) -> bytes:
-        """Return the state of each as msgpack."""
-        return msgspec.msgpack.encode([one.state() for one in self._chain])
-
-    def restore(self, state: bytes) -> None:
-        """Go on from a `state`. Raises `msgspec.MsgspecError` or `ValueError` if it is none."""
-        for one, its in zip(self._chain, _decode_states(state), strict=True):
-            one.restore(its)
-
-    def _through(self, start: int, tokens: list[StreamToken], now_ns: int) -> list[StreamToken]:
-        if self.finished:
-            return []
-        for one in self._chain[start:] if start else self._chain:
-            if tokens:
-                tokens = _step(one, tokens, now_ns)
-        tokens = _sound(tokens)
-        self.finished = bool(tokens) and type(tokens[-1]) in _TERMINAL
-        return tokens
-
-
-def _step(one: StreamTransformer, tokens: list[StreamToken], now_ns: int) -> list[StreamToken]:
-    end = tokens[-1] if type(tokens[-1]) in _TERMINAL else None
+def flushed(one: StreamTransformer, now_ns: int) -> list[StreamToken]:
+    """Return what a transformer has held back, or the error that it has no more."""
     try:
-        if end is None:
-            return one.feed(tokens, now_ns)
-        after = one.feed(tokens[:-1], now_ns)
-        if not (after and type(after[-1]) in _TERMINAL):
-            after = [*after, *one.flush(now_ns), end]
-    except Exception as error:  # one of another author, and nobody else's stream shall notice
-        return [_broken(one, error)]
-    return after
+        return carried(one, one.flush(now_ns))
+    except Exception as error:
+        return [broken(one, error)]
 
 
-def _sound(tokens: list[StreamToken]) -> list[StreamToken]:
+def carried(one: StreamTransformer, tokens: list[StreamToken]) -> list[StreamToken]:
+    """Return tokens as a client will read them, up to a terminal one, or an error if it cannot.
+
+    A struct is not checked when it is made, and nobody could read `Text(None)`.
+    """
+    if tokens == []:
+        return tokens
+    try:
+        return sound(decoder.decode(_encoded(tokens)))
+    except (TypeError, msgspec.ValidationError):
+        return [_said_of(one, "gave what is no list of tokens")]
+
+
+def sound(tokens: list[StreamToken]) -> list[StreamToken]:
     """Return tokens up to a terminal one, or an error for what is no token: 20 ns each."""
     kinds = {*map(type, tokens)}
     if strangers := kinds - _KINDS:
         names = ", ".join(sorted(kind.__name__ for kind in strangers))
         return [Error(Code.INTERNAL, f"a transformer gave what is no token: {names}")]
-    if not kinds.isdisjoint(_TERMINAL):
-        return tokens[: next(n for n, t in enumerate(tokens, 1) if type(t) in _TERMINAL)]
+    if not kinds.isdisjoint(TERMINAL):
+        return tokens[: next(n for n, t in enumerate(tokens, 1) if type(t) in TERMINAL)]
     return tokens
 
 
-def _broken(one: StreamTransformer, error: Exception) -> Error:
+def _encoded(tokens: list[StreamToken]) -> bytes:
+    try:
+        return encoder.encode(tokens)
+    except UNPORTABLE:
+        return encoder.encode(portable(tokens))
+
+
+def _misled(one: StreamTransformer, result: object) -> Error:
+    """Say that what a transformer gave is no result: it is None if it forgot to return."""
+    return _said_of(one, f"gave a {type(result).__name__}, not Pass, Skip, Replace or Error")
+
+
+def broken(one: StreamTransformer, error: Exception) -> Error:
     """Say which transformer failed; the exception's text may hold the stream's, so not what."""
-    text = f"the transformer {type(one).__name__} failed with {type(error).__name__}"
-    return Error(Code.INTERNAL, text)
+    return _said_of(one, f"failed with {type(error).__name__}")
+
+
+def _said_of(one: StreamTransformer, what: str) -> Error:
+    return Error(Code.INTERNAL, f"the transformer {type(one).__name__} {what}")

@@ -17,7 +17,8 @@ from ringcast.workers.content_filter import ContentFilter
 from ringcast.workers.json_preview import JsonPreview
 from ringcast.workers.think_tag_splitter import ThinkTagSplitter
 from ringcast.workers.token_accumulator import TokenAccumulator
-from ringcast.workers.transform import Fail, StreamTransformer, TransformResult, Transforms
+from ringcast.workers.transform import StreamTransformer, TransformResult
+from ringcast.workers.transforms import Transforms
 
 
 def open_transforms(payload: bytes) -> Transforms | None:
@@ -35,7 +36,7 @@ def _transformer(spec: Spec) -> StreamTransformer:
         case Accumulate():
             return TokenAccumulator(spec.min, spec.max, spec.idle_ms)
         case ThinkTags():
-            return ThinkTagSplitter()
+            return ThinkTagSplitter(spec.anywhere)
         case Preview():
             return _preview()
         case Custom():
@@ -72,4 +73,4 @@ class _Missing(StreamTransformer):
 
     def transform(self, token: StreamToken, now_ns: int) -> TransformResult:
         """End the stream."""
-        return Fail(self._error)
+        return self._error

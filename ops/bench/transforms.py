@@ -21,7 +21,8 @@ from ringcast.shm.tokens import Reasoning, StreamToken, Text
 from ringcast.workers.content_filter import ContentFilter
 from ringcast.workers.think_tag_splitter import ThinkTagSplitter
 from ringcast.workers.token_accumulator import TokenAccumulator
-from ringcast.workers.transform import StreamTransformer, Transforms
+from ringcast.workers.transform import StreamTransformer
+from ringcast.workers.transforms import Transforms
 
 ROUNDS = 7
 TOKENS = 8192

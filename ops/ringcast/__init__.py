@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from ringcast.workers.token_count import TokenCount, count_tokens
     from ringcast.workers.token_decoder import TokenDecoder
     from ringcast.workers.transform import (
-        Fail,
         Pass,
         Replace,
         Skip,
@@ -96,7 +95,6 @@ _HOMES = {
     "ringcast.workers.token_accumulator": ("TokenAccumulator",),
     "ringcast.workers.token_decoder": ("TokenDecoder",),
     "ringcast.workers.transform": (
-        "Fail",
         "Pass",
         "Replace",
         "Skip",
@@ -122,7 +120,6 @@ __all__ = [
     "Delta",
     "Done",
     "Error",
-    "Fail",
     "FunctionCall",
     "HttpStreamHandler",
     "JsonPreview",

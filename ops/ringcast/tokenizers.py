@@ -138,6 +138,8 @@ def _members(source: Path) -> Iterator[Member]:
     if source.is_dir():
         for folder, _, names in os.walk(source):
             yield from filter(None, (_plain(Path(folder, name)) for name in names))
+    elif not source.is_file():  # of /dev/zero one would never see the end
+        raise RanksError(f"{source}: is neither a file nor a folder")
     elif zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:
             for info in archive.infolist():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any, Final, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -21,6 +21,9 @@ from ringcast.shm.tokens import Delta, Done, Error, Logprob, StreamToken, Text, 
 # At 0.7 us a JSON token, of which hostile text has one a character, 0.2 s a stream.
 MAX_CHECKED_CHARS: Final = 256 << 10
 
+# The tokens of a block of whole events, cut or not, null for what is none that is known.
+Recall: TypeAlias = Callable[[bytes], list[StreamToken] | None]
+
 
 class Decoder(Protocol):
     """A decoder of one API's events, as `body.Body` sees it; `Dialect` says what these are."""
@@ -31,6 +34,8 @@ class Decoder(Protocol):
     def oddities(self) -> int: ...
     @property
     def cursor(self) -> Cursor | None: ...
+    @property
+    def recall(self) -> Recall | None: ...
     @property
     def complete(self) -> bool: ...
     def feed(self, event: SseEvent) -> list[StreamToken]: ...
@@ -70,6 +75,11 @@ class Dialect(ABC, Generic[M]):
     @property
     def cursor(self) -> Cursor | None:
         """Where the provider can be asked to go on; null if it keeps nothing, or all was said."""
+        return None
+
+    @property
+    def recall(self) -> Recall | None:
+        """The way to the tokens of events like the last ones, as long as nothing else is fed."""
         return None
 
     @property

@@ -266,13 +266,13 @@ class SseFramer:
 
     def feed(self, chunk: Bytes) -> bytes:
         """All whole events so far in one piece, or nothing. Raises `WireError` at a limit."""
-        data = bytes(chunk)
+        data = chunk if type(chunk) is bytes else bytes(chunk)
         if self._skip_lf and data:
             data = data[1:] if data[0] == 0x0A else data
             self._skip_lf = False
         if self._json is None:
             self._sniff(data)
-        if data.endswith(b"\n\n") and not self._pending:
+        if not self._pending and data.endswith(b"\n\n"):
             return self._audible(data)
         end = self._boundary(data)
         if not end:
@@ -305,7 +305,7 @@ class SseFramer:
 
         The first one always passes: a byte order mark is one only at the very beginning.
         """
-        if self._begun and block[0] in b":\r\n" and _QUIET.fullmatch(block):
+        if block[0] in b":\r\n" and self._begun and _QUIET.fullmatch(block):
             return b""
         self._begun = True
         return block

@@ -1,6 +1,7 @@
 """Thinking that a model writes into its text, between `<think>` and `</think>`.
 
-Only a tag with which the text begins counts, as in Roo-Code's `TagMatcher`; within, tags nest.
+Only a tag with which the text begins counts, as in Roo-Code's `TagMatcher`, unless tags may be
+`anywhere`; within thinking, tags nest.
 https://github.com/RooCodeInc/Roo-Code, src/utils/tag-matcher.ts
 """
 
@@ -30,11 +31,12 @@ class ThinkTag(msgspec.Struct, array_like=True):
     begun: bool = False
     nested: str = ""
     tag: str = ""
+    anywhere: bool = False
 
     @property
     def settled(self) -> bool:
         """Whether no tag can come any more, so that all the rest is text."""
-        return self.begun and self.depth == 0
+        return self.begun and self.depth == 0 and not self.anywhere
 
     def feed(self, text: str) -> list[Part]:
         """The parts that are certain by now, neighbours of one kind as one."""
@@ -56,8 +58,8 @@ class ThinkTag(msgspec.Struct, array_like=True):
         return parts
 
     def _next_tag(self, text: str, at: int) -> int:
-        """Where the next tag may begin: at the very beginning, or within thinking."""
-        if self.depth:
+        """Where the next tag may begin: at the very beginning, within thinking, or anywhere."""
+        if self.depth or self.anywhere:
             found = text.find("<", at)
             return found if found >= 0 else len(text)
         return at if not self.begun and text[at] == "<" else len(text)

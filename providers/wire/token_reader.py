@@ -7,6 +7,7 @@ they are decoded; these are the same two, back to back.
 from __future__ import annotations
 
 from ringcast.providers.wire.body import Body, Ending, cut_short, open_body
+from ringcast.providers.wire.dialect import Recall
 from ringcast.providers.wire.framing import framer
 from ringcast.providers.wire.sse import MAX_EVENT_BYTES, MAX_LINE_BYTES, Bytes, WireError
 from ringcast.shm.tokens import StreamToken
@@ -36,6 +37,7 @@ class TokenReader:
             max_line_bytes=max_line_bytes,
             max_event_bytes=max_event_bytes,
         )
+        self._recall: Recall | None = None  # for chunks that need no framer
 
     @property
     def finished(self) -> bool:
@@ -52,16 +54,23 @@ class TokenReader:
 
         A body that breaks its format or a limit ends here, with an `Error` of the code.
         """
+        known = self._recall
+        if known and type(chunk) is bytes and (tokens := known(chunk)) is not None:
+            return tokens
         if self._body.finished:
             return []
         try:
             block = self._framer.feed(chunk)
         except WireError as error:
             return self._broken(error, Ending())
-        return self._body.feed(block) if block else []
+        tokens = self._body.feed(block) if block else []
+        # A framer that gives back what it is given has nothing left.
+        self._recall = self._body.recall if block is chunk else None
+        return tokens
 
     def end(self, ending: Ending | None = None) -> list[StreamToken]:
         """Return the last tokens of a body that ended so: by itself, unless `ending` is given."""
+        self._recall = None
         if self._body.finished:
             return []
         ending = ending or Ending()

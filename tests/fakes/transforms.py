@@ -18,7 +18,8 @@ from ringcast.shm.tokens import (
     Text,
     ToolCall,
 )
-from ringcast.workers.transform import StreamTransformer, Transforms
+from ringcast.workers.transform import StreamTransformer
+from ringcast.workers.transforms import Transforms
 
 Make = Callable[[], list[StreamTransformer]]
 END = Done("stop")

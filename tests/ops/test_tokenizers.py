@@ -101,6 +101,12 @@ def test_installed_from(source: Callable[[Path], Path], home: Path, tmp_path: Pa
     assert ranks.encoding("cl100k_base") is not None
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no endless file")
+def test_an_endless_file_is_no_source(home: Path) -> None:
+    with pytest.raises(RanksError, match="/dev/zero: is neither a file nor a folder"):
+        tokenizers.install(Path("/dev/zero"))
+
+
 def test_a_single_file(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "download(1)"
     path.write_bytes(DATA["cl100k_base"])

@@ -22,10 +22,10 @@ def refused(*transforms: dict[str, Any]) -> str:
 
 def test_what_is_said_is_what_is_done() -> None:
     said: list[dict[str, Any]] = [
-        {"name": "think_tags"},
+        {"name": "think_tags", "anywhere": True},
         {"name": "accumulate", "min": 3, "idle_ms": 7},
     ]
-    assert decoded(encoded(said)) == [ThinkTags(), Accumulate(3, idle_ms=7.0)]
+    assert decoded(encoded(said)) == [ThinkTags(True), Accumulate(3, idle_ms=7.0)]
     assert encoded([]) == b""
     assert decoded(b"") == []
 

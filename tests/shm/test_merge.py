@@ -66,6 +66,11 @@ def test_nothing_that_a_model_token_has_is_lost(first: StreamToken, second: Stre
         assert both.prompt_token_ids == first.prompt_token_ids
 
 
+@given(TOKENS, TOKENS)
+def test_a_token_can_do_it_itself(first: StreamToken, second: StreamToken) -> None:
+    assert first.merge(second) == merge(first, second)
+
+
 def test_what_can_be_merged() -> None:
     assert merge(Text("a"), Text("b")) == Text("ab")
     begun, rest = ToolCall(0, "id", "f", '{"a"'), ToolCall(0, arguments=": 1}")

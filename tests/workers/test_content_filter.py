@@ -26,7 +26,8 @@ re2: Any = pytest.importorskip("re2", reason="needs google-re2: pip install 'rin
 
 from ringcast.providers.pattern import PatternError, parse  # noqa: E402
 from ringcast.workers.content_filter import ContentFilter  # noqa: E402
-from ringcast.workers.transform import StreamTransformer, Transforms  # noqa: E402
+from ringcast.workers.transform import StreamTransformer  # noqa: E402
+from ringcast.workers.transforms import Transforms  # noqa: E402
 
 PATTERNS = [
     ["foo"],
@@ -229,3 +230,15 @@ def test_every_beginning_of_every_match_is_known(pattern: str, text: str, before
         begun = re2.compile(rf"{node.beginning}\z", options)
         for cut in range(start, end + 1):
             assert begun.search((before + text)[:cut]).start() <= start
+
+
+def test_a_string_is_no_list_of_its_characters() -> None:
+    with pytest.raises(ValueError, match="are lists, not a string"):
+        ContentFilter("secret")
+    with pytest.raises(ValueError, match="are lists, not a string"):
+        ContentFilter(["secret"], parts="text")  # type: ignore[arg-type]
+
+
+def test_a_part_that_there_is_not_would_never_be_filtered() -> None:
+    with pytest.raises(ValueError, match=r"'txt' is no part .*; those are arguments, reasoning"):
+        ContentFilter(["secret"], parts=["txt"])  # type: ignore[list-item]

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from ringcast.errors import ConfigError
 from ringcast.providers import transform_spec
 from ringcast.shm.tokens import StreamToken, Text, ToolCall
-from ringcast.workers.transform import StreamTransformer, Transforms
+from ringcast.workers.transform import StreamTransformer
 from ringcast.workers.transform_catalog import open_transforms
+from ringcast.workers.transforms import Transforms
 
 pytest.importorskip("jiter", reason="needs jiter: pip install 'ringcast[preview]'")
 

@@ -9,6 +9,7 @@ import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from functools import partial
 from itertools import islice, pairwise
+from typing import Any
 
 import httpx
 import msgspec
@@ -32,7 +33,6 @@ from ringcast.workers.token_accumulator import TokenAccumulator
 from ringcast.workers.transform import (
     PASS,
     SKIP,
-    Fail,
     Replace,
     StreamTransformer,
     TransformResult,
@@ -118,7 +118,7 @@ class Loud(StreamTransformer):
         if not isinstance(token, Text):
             return PASS
         if token.content == self.enough:
-            return Fail(Error("internal", "enough"))
+            return Error("internal", "enough")
         return Replace([Text(token.content + "!")])
 
 
@@ -280,6 +280,12 @@ def test_a_transformer_serves_one_stream() -> None:
     builder.build()
     with pytest.raises(ValueError, match="Loud serves one stream; give add_transformer a func"):
         builder.build()
+
+
+@pytest.mark.parametrize("given", [5, "upper", lambda: None])
+def test_what_is_no_transformer_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match="which is and makes no transformer"):
+        StreamPipelineBuilder().add_transformer(given).build()
 
 
 @in_loop

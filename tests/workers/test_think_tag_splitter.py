@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from ringcast.shm.tokens import Delta, Logprob, Reasoning, StreamToken, Text, ToolCall
 from ringcast.workers.think_tag_splitter import ThinkTagSplitter
-from ringcast.workers.transform import StreamTransformer, Transforms
+from ringcast.workers.transform import StreamTransformer
+from ringcast.workers.transforms import Transforms
 
 
 def make() -> list[StreamTransformer]:
@@ -57,3 +58,20 @@ def test_a_tag_that_never_ends_is_said_at_the_end() -> None:
     chain = Transforms(make())
     assert chain.feed([Text("<think>a</thi")], 1) == [Reasoning("a")]
     assert chain.feed([END], 1) == [Reasoning("</thi"), END]
+
+
+SEVERAL = "\n<think>first</think>one `a<b` </thin <think>second <think>in it</think> too</think>two"
+
+
+@given(cuts, batches, st.booleans())
+def test_tags_anywhere(sizes: list[int], groups: list[int], restart: bool) -> None:
+    tokens: list[StreamToken] = [Text(piece) for piece in pieces(SEVERAL, sizes)]
+    after = run(lambda: [ThinkTagSplitter(anywhere=True)], tokens, groups, restart=restart)
+    assert said(after) == {
+        ("text", 0, 0): "\none `a<b` </thin two",
+        ("reasoning", 0, 0): "firstsecond <think>in it</think> too",
+    }
+
+
+def test_tags_behind_the_beginning_are_text_unless_anywhere() -> None:
+    assert run(make, [Text(SEVERAL)]) == [Text(SEVERAL), END]

@@ -20,7 +20,8 @@ from ringcast.shm.tokens import (
     Usage,
 )
 from ringcast.workers.token_accumulator import TokenAccumulator
-from ringcast.workers.transform import StreamTransformer, Transforms
+from ringcast.workers.transform import StreamTransformer
+from ringcast.workers.transforms import Transforms
 
 MS = 1_000_000
 
@@ -116,3 +117,9 @@ def test_many_small_ones_are_few_large_ones() -> None:
 def test_sizes_that_make_no_sense(low: int, high: int) -> None:
     with pytest.raises(ValueError, match="must hold"):
         TokenAccumulator(low, high)
+
+
+@pytest.mark.parametrize("idle_ms", [0, -1, float("nan")])
+def test_a_time_that_makes_no_sense(idle_ms: float) -> None:
+    with pytest.raises(ValueError, match="idle_ms must be above 0"):
+        TokenAccumulator(1, 2, idle_ms)

@@ -16,7 +16,7 @@ from ringcast.errors import Code, RequestError
 from ringcast.providers import transform_spec
 from ringcast.providers.request import Json
 from ringcast.shm.tokens import Done, Error, StreamToken, Text, ToolCall
-from ringcast.workers.transform import PASS, SKIP, Fail, StreamTransformer, TransformResult
+from ringcast.workers.transform import PASS, SKIP, StreamTransformer, TransformResult
 
 WORDS = ["<thi", "nk>thought", "</think>", "a ", "se", "cret", " is", " a secret", " sec", "ond"]
 SPLIT_AND_JOIN: list[Json] = [{"name": "think_tags"}, {"name": "accumulate", "min": 6, "max": 9}]
@@ -159,7 +159,7 @@ class Picky(StreamTransformer):
     def transform(self, token: StreamToken, now_ns: int) -> TransformResult:
         """Look at texts."""
         if token == Text(self._last):
-            return Fail(Error(Code.PROVIDER_ERROR, "no more"))
+            return Error(Code.PROVIDER_ERROR, "no more")
         return SKIP if token == Text("a ") else PASS
 
 
