@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -18,7 +17,7 @@ from typing import Final
 import msgspec
 import zmq
 
-from ringcast import child
+from ringcast import child, fault
 from ringcast.errors import RequestError
 from ringcast.providers import commands, count, request
 from ringcast.shm import counters, segment
@@ -57,11 +56,8 @@ def run(wiring: Wiring, run_dir: Path, ready: Connection) -> None:
     ready.send("ready")
     ready.close()
     os.nice(NICENESS)
-    try:
+    with fault.last_words():
         _serve(run_dir, block)
-    except BaseException as error:  # a panic of tiktoken's is no Exception, and cites the text
-        print(f"ringcast: counter: {type(error).__name__}", file=sys.stderr, flush=True)
-        os._exit(1)
 
 
 def _serve(run_dir: Path, block: counters.Block) -> None:

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
-from ringcast import child
+from ringcast import child, fault
 from ringcast.errors import StartupError
 from ringcast.providers import commands
 from ringcast.providers.commands import Adopted
@@ -31,52 +31,79 @@ ASK_MS: Final = 200
 def run(wiring: Wiring, index: int, run_dir: Path, ready: Connection) -> None:
     """Be worker `index` until SIGTERM or the supervisor's end."""
     child.enter(f"rc-worker-{index}")
-    stopping = False
+    with fault.last_words():
+        process = Process(wiring, index, run_dir)
+        ready.send("ready")
+        ready.close()
+        process.serve()
 
-    def stop(*_: object) -> None:
-        nonlocal stopping
-        stopping = True
 
-    signal.signal(signal.SIGTERM, stop)
-    page = segment.attach(wiring.counters)
-    lines = [row[index] for row in wiring.ins]
-    ins = [Reader(segment.attach(line.name).memory) for line in lines]
-    outward = wiring.outs[index]
-    out = Writer(segment.attach(outward.name).memory)
-    block = counters.Block(page.memory, wiring.block("worker", index), "worker", pid=os.getpid())
-    block.beat(time.monotonic_ns())
-    told = out.consumer_epoch  # before asking: whoever reads later must be told again
-    adopted = take_over(run_dir, index) if block.starts > 1 else []
-    metrics = stream_metrics.of_worker(segment.attach(wiring.metrics).memory, index)
-    clock = time.monotonic_ns
-    stage = Stage(ins, out, block, block.starts, adopted, told, metrics, clock)
-    parent = child.parent_fd()
-    bells = {line.bell.fileno(): line.bell for line in lines}
-    bells[outward.room.fileno()] = outward.room
-    poll = select.poll()
-    for fd in (parent, *bells):
-        poll.register(fd, select.POLLIN)
-    for reader, line in zip(ins, lines, strict=True):
-        if reader.release(reader.released):  # our predecessor may have died before it rang
-            line.room.ring()
-    ready.send("ready")
-    ready.close()
-    while not stopping:
-        now = time.monotonic_ns()
-        block.beat(now)
-        worked = stage.step(now)
+class Process:
+    """The stage between its rings, and the bells that it rings and sleeps on."""
+
+    def __init__(self, wiring: Wiring, index: int, run_dir: Path) -> None:
+        """Attach to everything, and go on where a predecessor left off.
+
+        Raises what `take_over` raises.
+        """
+        self._over = False
+        signal.signal(signal.SIGTERM, self._stop)
+        self._lines = [row[index] for row in wiring.ins]
+        self._outward = wiring.outs[index]
+        self._ins = [Reader(segment.attach(line.name).memory) for line in self._lines]
+        self._out = Writer(segment.attach(self._outward.name).memory)
+        page, number = segment.attach(wiring.counters), wiring.block("worker", index)
+        self._block = counters.Block(page.memory, number, "worker", pid=os.getpid())
+        self._block.beat(time.monotonic_ns())
+        self._stage = self._new_stage(wiring, index, run_dir)
+        self._parent = child.parent_fd()
+        self._bells = {line.bell.fileno(): line.bell for line in self._lines}
+        self._bells[self._outward.room.fileno()] = self._outward.room
+        self._poll = select.poll()
+        for fd in (self._parent, *self._bells):
+            self._poll.register(fd, select.POLLIN)
+        for reader, line in zip(self._ins, self._lines, strict=True):
+            if reader.release(reader.released):  # our predecessor may have died before it rang
+                line.room.ring()
+
+    def serve(self) -> None:
+        """Work, and sleep where there is nothing to do, until SIGTERM or the supervisor's end."""
+        while not self._over:
+            if not self._work():
+                self._sleep()
+
+    def _new_stage(self, wiring: Wiring, index: int, run_dir: Path) -> Stage:
+        starts = self._block.starts
+        told = self._out.consumer_epoch  # before asking: whoever reads later must be told again
+        adopted = take_over(run_dir, index) if starts > 1 else []
+        metrics = stream_metrics.of_worker(segment.attach(wiring.metrics).memory, index)
+        clock = time.monotonic_ns
+        return Stage(self._ins, self._out, self._block, starts, adopted, told, metrics, clock)
+
+    def _stop(self, *_: object) -> None:
+        self._over = True
+
+    def _work(self) -> bool:
+        """Do one round and ring who waits for it; return whether to do the next at once."""
+        stage, now_ns = self._stage, time.monotonic_ns()
+        self._block.beat(now_ns)
+        worked = stage.step(now_ns)
         if stage.ring_out:
             stage.ring_out = False
-            outward.bell.ring()
+            self._outward.bell.ring()
         while stage.freed:
-            lines[stage.freed.pop()].room.ring()
-        if worked and not stage.blocked:
-            continue
-        if out.wait() if stage.blocked else all(reader.sleep() for reader in ins):
-            for fd, _ in poll.poll(SLEEP_MS if stage.busy else IDLE_MS):
-                if fd == parent:
+            self._lines[stage.freed.pop()].room.ring()
+        return worked and not stage.blocked
+
+    def _sleep(self) -> None:
+        """Wait for a bell, unless what it would tell of has come already."""
+        stage, ins = self._stage, self._ins
+        if self._out.wait() if stage.blocked else all(reader.sleep() for reader in ins):
+            for fd, _ in self._poll.poll(SLEEP_MS if stage.busy else IDLE_MS):
+                if fd == self._parent:
+                    self._over = True
                     return
-                bells[fd].clear()
+                self._bells[fd].clear()
         for reader in ins:
             reader.wake()
 

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from ringcast.errors import Code
 from ringcast.providers.commands import Adopted
 from ringcast.providers.spending.cost import cost
 from ringcast.providers.wire.body import Body, Ending, open_body
@@ -106,24 +107,33 @@ class Stream:
         self.body.finished |= self.transforms.finished
         return tokens
 
+    def fail(self, code: Code, text: str, *, retryable: bool = False) -> list[StreamToken]:
+        """End by a fault of ours; return nothing if the body has had its end already."""
+        if self.body.finished:
+            return []
+        self.body.finished = True
+        return [Error(code, text, retryable=retryable)]
+
     def begin(self, now_ns: int) -> int:
         """Say the first token; return how long it took to come, in nanoseconds."""
         self.first_ns = now_ns
         return now_ns - self.since_ns
 
-    def finish(self, tokens: list[StreamToken], now_ns: int) -> list[StreamToken]:
-        """Put the stream's figures into its terminal token, which is the last of `tokens`."""
-        count = self.next_seq + len(tokens) - 1
+    def finish(self, last: StreamToken, now_ns: int) -> Done | Error:
+        """Put the stream's figures into its terminal token, when all others have their numbers."""
+        assert isinstance(last, Done | Error)
         said = decode_open(self.opened)
-        since_ns = self.since_ns
-        total_ms = (now_ns - since_ns) / 1e6
-        first_ms = (self.first_ns - since_ns) / 1e6 if self.first_ns else None
-        streaming_s = (now_ns - self.first_ns) / 1e9 if self.first_ns else 0.0
-        summary = Summary(
-            tokens=count,
-            first_token_ms=first_ms,
-            total_ms=total_ms,
-            tokens_per_s=count / streaming_s if streaming_s > 0 else None,
+        summary = self._summary(said, self.next_seq, now_ns)
+        return msgspec.structs.replace(last, usage=_priced(last.usage, said), summary=summary)
+
+    def _summary(self, said: Open, tokens: int, now_ns: int) -> Summary:
+        since_ns, first_ns = self.since_ns, self.first_ns
+        streaming_s = (now_ns - first_ns) / 1e9 if first_ns else 0.0
+        return Summary(
+            tokens=tokens,
+            first_token_ms=(first_ns - since_ns) / 1e6 if first_ns else None,
+            total_ms=(now_ns - since_ns) / 1e6,
+            tokens_per_s=tokens / streaming_s if streaming_s > 0 else None,
             oddities=self.body.oddities,
             decode_ms=(self.work_ns - self.transform_ns) / 1e6,
             transform_ms=None if self.transforms is None else self.transform_ns / 1e6,
@@ -131,10 +141,6 @@ class Stream:
             attempts=said.attempt,
             waited_ms=(self.opened_ns - since_ns) / 1e6 if said.since_ns else None,
         )
-        last = tokens[-1]
-        assert isinstance(last, Done | Error)
-        usage = _priced(last.usage, said)
-        return [*tokens[:-1], msgspec.structs.replace(last, usage=usage, summary=summary)]
 
 
 def _priced(usage: Usage | None, said: Open) -> Usage | None:

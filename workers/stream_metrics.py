@@ -4,9 +4,6 @@ The words may be a page of shared memory or the metrics' own; one thread writes 
 read. A store is of one whole word, so a reader sees each as it was at some moment; it counts what
 a histogram holds by its buckets, and divides by nothing that may be 0. Every word is a sum, so
 those of several writers are added up, word by word.
-
-Histograms are as HdrHistogram's: eight buckets an octave, the first 64 ns wide and the last at an
-hour, so that what is read back is within 6.25 % (or 32 ns) of what was put in.
 """
 
 from __future__ import annotations
@@ -16,7 +13,9 @@ from typing import Final, Literal, Protocol, TypeAlias
 import msgspec
 
 from ringcast.shm.counters import METRICS_BYTES
+from ringcast.shm.layout import WORD
 from ringcast.shm.tokens import Summary
+from ringcast.workers.histogram import HISTOGRAM_WORDS, Histogram, Spread
 
 StageName: TypeAlias = Literal["decode", "transform", "deliver"]
 
@@ -26,41 +25,9 @@ COUNTERS: Final = ("streams", "chunks", "bytes", "tokens", "errors")
 # a round of its records; what its reader takes it does not know.
 HISTOGRAMS: Final = ("first_token", "gap", "decode", "transform", "deliver")
 
-_UNIT_BITS: Final = 6
-_BUCKETS: Final = 8 * 33 + 8  # up to 2**42 ns, 73 minutes
-_MASK: Final = 0xFFFF_FFFF_FFFF_FFFF  # a thousand waiting streams fill a word in half a year
 _STREAMS, _CHUNKS, _BYTES, _TOKENS, _ERRORS = range(len(COUNTERS))
 
-HISTOGRAM_WORDS: Final = 1 + _BUCKETS
 WORDS: Final = len(COUNTERS) + len(HISTOGRAMS) * HISTOGRAM_WORDS
-
-
-def _bucket(ns: int) -> int:
-    """Return the number of the bucket, from 0, that a duration belongs to."""
-    bucket = ns >> _UNIT_BITS
-    if bucket < 16:
-        return bucket if bucket > 0 else 0
-    octave = bucket.bit_length() - 4
-    bucket = octave * 8 + (bucket >> octave)
-    return bucket if bucket < _BUCKETS else _BUCKETS - 1
-
-
-# From 8 ms to 4 s, where most gaps are, a bucket is at least a mebi-nanosecond wide.
-_COARSE_BITS: Final = 20
-_COARSE_FROM: Final = 8 << _COARSE_BITS
-_COARSE_TO: Final = 4096 << _COARSE_BITS
-_COARSE: Final = bytes(_bucket(ms << _COARSE_BITS) for ms in range(4096))
-
-
-class Spread(msgspec.Struct, frozen=True):
-    """How a duration was spread, in milliseconds; all 0 where there was none."""
-
-    count: int = 0
-    mean_ms: float = 0.0
-    p50_ms: float = 0.0
-    p90_ms: float = 0.0
-    p99_ms: float = 0.0
-    max_ms: float = 0.0
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -107,47 +74,6 @@ class Metrics(Protocol):
 
     def snapshot(self) -> Figures:
         """Return what was noted so far."""
-
-
-class Histogram:
-    """Durations in nanoseconds, in `HISTOGRAM_WORDS` words: their sum, then the buckets."""
-
-    __slots__ = ("_words",)
-
-    def __init__(self, words: memoryview) -> None:
-        """`words` has the format Q."""
-        self._words = words
-
-    def add(self, ns: int, times: int = 1) -> None:
-        """Note `times` durations. One below 0, by clocks that disagree, counts as 0."""
-        if ns < 0:
-            ns = 0
-        words = self._words
-        words[1 + _bucket(ns)] += times
-        words[0] = (words[0] + ns * times) & _MASK
-
-    def add_all(self, durations_ns: list[int]) -> None:
-        """Note durations as `add` does: gaps between tokens in 0.11 µs each, and not in 0.33."""
-        words, coarse = self._words, _COARSE
-        for ns in durations_ns:
-            if _COARSE_FROM <= ns < _COARSE_TO:
-                words[1 + coarse[ns >> _COARSE_BITS]] += 1
-            else:
-                words[1 + _bucket(ns)] += 1
-        words[0] = (words[0] + sum(durations_ns)) & _MASK
-
-    def add_nothing(self, times: int) -> None:
-        """Note `times` durations of 0."""
-        self._words[1] += times
-
-    def spread(self) -> Spread:
-        """Return the figures, of the middles of the buckets."""
-        total_ns, *counts = self._words.tolist()
-        count = sum(counts)
-        if not count:
-            return Spread()
-        p50, p90, p99, most = (_rank(counts, count * q) for q in (0.5, 0.9, 0.99, 1.0))
-        return Spread(count, total_ns / count / 1e6, p50, p90, p99, most)
 
 
 class StreamMetrics:
@@ -259,7 +185,7 @@ def of_all(page: memoryview) -> Figures:
     parts = [page[start : start + WORDS * 8].cast("Q").tolist() for start in starts]
     words = memoryview(bytearray(WORDS * 8)).cast("Q")
     for number, word in enumerate(map(sum, zip(*parts, strict=True))):
-        words[number] = word & _MASK
+        words[number] = word & WORD
     return StreamMetrics(words).snapshot()
 
 
@@ -281,7 +207,8 @@ class Stopwatch:
 
     def __init__(self, metrics: Metrics, opened_ns: int) -> None:
         """Begin at `opened_ns`, on the clock of all that follows."""
-        self._metrics = metrics
+        # To tell those nothing that note nothing would be a third of all that a chunk takes.
+        self._metrics = None if isinstance(metrics, NoMetrics) else metrics
         self._opened_ns = self._last_ns = opened_ns
         self._first_ns: int | None = None
         self._decode_ns = 0
@@ -289,19 +216,24 @@ class Stopwatch:
         self.tokens = 0
         metrics.opened()
 
-    def decoded(self, ns: int) -> None:
-        """Note how long decoding had with one chunk."""
-        self._metrics.took("decode", ns)
+    def decoded(self, ns: int, size: int = 0) -> None:
+        """Note a chunk of `size` bytes, or the end, and how long decoding had with it."""
         self._decode_ns += ns
+        if self._metrics is not None:
+            if size:
+                self._metrics.read(size)
+            self._metrics.took("decode", ns)
 
     def transformed(self, ns: int) -> None:
         """Note how long transformers had with its tokens."""
-        self._metrics.took("transform", ns)
         self._transform_ns = (self._transform_ns or 0) + ns
+        if self._metrics is not None:
+            self._metrics.took("transform", ns)
 
     def emitted(self, tokens: int, now_ns: int) -> None:
         """Note `tokens` (at least one) that come now."""
-        self._metrics.emitted(tokens, now_ns - self._last_ns, first=self._first_ns is None)
+        if self._metrics is not None:
+            self._metrics.emitted(tokens, now_ns - self._last_ns, first=self._first_ns is None)
         if self._first_ns is None:
             self._first_ns = now_ns
         self._last_ns = now_ns
@@ -320,20 +252,3 @@ class Stopwatch:
             decode_ms=self._decode_ns / 1e6,
             transform_ms=None if self._transform_ns is None else self._transform_ns / 1e6,
         )
-
-
-def _middle_ms(bucket: int) -> float:
-    """Return the middle of the bucket of that number, from 0."""
-    octave = max(0, bucket // 8 - 1)
-    low = bucket - octave * 8 << octave
-    return (low + (1 << octave) / 2) * (1 << _UNIT_BITS) / 1e6
-
-
-def _rank(counts: list[int], rank: float) -> float:
-    """Return the duration, in ms, that `rank` of the counted are not above."""
-    seen = 0
-    for bucket, count in enumerate(counts):
-        seen += count
-        if count and seen >= rank:
-            return _middle_ms(bucket)
-    raise AssertionError("there are fewer than were counted")

@@ -1,4 +1,7 @@
-"""What a stage keeps back: an error before any token, as long as the request may be sent again."""
+"""What a stage keeps back: an error before any token, as long as the request may be sent again.
+
+Rules S5 and S7 of `workers.stage`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from ringcast.shm import records
 from ringcast.shm.records import Open, encode_open
 from ringcast.shm.ring import Reader, Record, Writer, hand_over
 from ringcast.shm.tokens import Done, Error, StreamToken, Text, decode_error, decoder
+from ringcast.workers.kept_back import KEPT_BACK, KeptBack
+from ringcast.workers.outbox import again
 from ringcast.workers.stage import Stage
 
 EVENTS = list(numbered_events("chat", 3, 0, clock=False))
@@ -240,3 +245,13 @@ def test_a_successor_keeps_back_the_same_again() -> None:
     bench.begin(2)
     told += bench.said()
     assert [(one.a, one.flags) for one in told] == [(7, PLAIN | records.UNSAID)] * 2
+
+
+def test_of_too_many_the_oldest_is_forgotten() -> None:
+    kept = KeptBack()
+    for slot in range(KEPT_BACK + 2):
+        kept.add(slot, again(slot, slot))
+    kept.sent_again(7)
+    kept.sent_again(0)  # which is forgotten
+    slots = [slot for _, slot, *_ in kept]
+    assert slots == [slot for slot in range(2, KEPT_BACK + 2) if slot != 7]

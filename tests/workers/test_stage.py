@@ -105,6 +105,7 @@ def of_kind(taken: list[Record], kind: int) -> list[Record]:
 
 
 def test_a_round_is_visible_at_once_or_not_at_all() -> None:
+    """S1, S2."""
     bench = Bench()
     first, rest = BEGINNING, BODY[len(BEGINNING) :]
     bench.open(1)
@@ -120,11 +121,12 @@ def test_a_round_is_visible_at_once_or_not_at_all() -> None:
     bench.data(1, rest)
     assert bench.step()
     # OPEN once more behind the end, for a broker that begins to read there.
-    assert [record.kind for record in bench.taken()] == [records.TOKENS, records.OPEN]
+    kinds = [record.kind for record in bench.taken()]
+    assert kinds == [records.TOKENS, records.TOKENS, records.OPEN]
 
 
 def test_killed_before_its_publish() -> None:
-    """Nothing was said, the input is still there, and a successor says all of it."""
+    """S2: nothing was said, the input is still there, and a successor says all of it."""
     bench = Bench(out_bytes=1 << 16)
     bench.open(1)
     bench.data(1, BODY)
@@ -169,6 +171,8 @@ def test_a_long_text_is_split(size: int) -> None:
     assert all(isinstance(token, Text) for token in tokens)
     assert "".join(token.content for token in tokens if isinstance(token, Text)) == text
     assert isinstance(end, Done)
+    assert end.summary is not None
+    assert end.summary.tokens == len(tokens)  # as they were split
 
 
 @pytest.mark.parametrize("size", [10, 9000, 100_000, 3_000_000])
@@ -198,6 +202,7 @@ def test_silent_bytes_are_told_for_credit() -> None:
 
 
 def test_slots_that_nobody_opened_are_ignored() -> None:
+    """S6."""
     bench = Bench()
     bench.data(7, BODY)
     bench.end(7)
@@ -237,7 +242,7 @@ def test_an_answer_that_is_no_event_stream_and_large() -> None:
 
 
 def test_two_ends_of_one_stream_in_a_round() -> None:
-    """A provider process died behind its END, and its successor wrote another."""
+    """S5: a provider process died behind its END, and its successor wrote another."""
     bench = Bench()
     bench.open(1)
     bench.data(1, BODY)
@@ -249,8 +254,9 @@ def test_two_ends_of_one_stream_in_a_round() -> None:
     assert bench.step()
     taken = bench.taken()
     said = [record for record in of_kind(taken, records.TOKENS) if record.count]
-    assert [record.stream for record in said] == [1]
-    assert plain(decoder.decode(said[0].payload)) == plain(decode("chat", [BODY]))
+    assert {record.stream for record in said} == {1}
+    tokens = [token for record in said for token in decoder.decode(record.payload)]
+    assert plain(tokens) == plain(decode("chat", [BODY]))
     assert {record.stream for record in of_kind(taken, records.AGAIN)} == {2}
     assert not bench.stage.busy
 

@@ -19,7 +19,7 @@ def finished(end: Done | Error, opened: Open) -> Done | Error:
     """The last token of a stream whose first came after 10 ms, and the last after 30."""
     stream = Stream(encode_open(opened), SENT_NS)
     stream.first_ns = SENT_NS + 10 * MS
-    (last,) = stream.finish([end], SENT_NS + 30 * MS)
+    last = stream.finish(end, SENT_NS + 30 * MS)
     assert isinstance(last, Done | Error)
     return last
 
@@ -84,6 +84,6 @@ def test_a_whole_body_ends_with_its_cost() -> None:
         b'"usage":{"prompt_tokens":10,"completion_tokens":2,"total_tokens":12}}\n\n'
         b"data: [DONE]\n\n"
     )
-    last = stream.finish(stream.body.feed(chunk), SENT_NS + MS)[-1]
+    last = stream.finish(stream.body.feed(chunk)[-1], SENT_NS + MS)
     assert isinstance(last, Done)
     assert last.usage == Usage(10, 2, 12, cost=(10 * 3 + 2 * 15) / 1e6)

@@ -10,13 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ringcast.shm.counters import METRICS_BYTES
+from ringcast.workers.histogram import HISTOGRAM_WORDS, Histogram, Spread
 from ringcast.workers.stream_metrics import (
-    HISTOGRAM_WORDS,
     WORDS,
     Figures,
-    Histogram,
     NoMetrics,
-    Spread,
     Stopwatch,
     StreamMetrics,
     of_all,
