@@ -10,6 +10,7 @@ from base64 import b64decode
 from binascii import Error as Base64Error
 from typing import Any, Final
 
+from ringcast.providers import claude_thoughts
 from ringcast.providers.chat_form import (
     CalledTool,
     Source,
@@ -23,9 +24,16 @@ from ringcast.providers.chat_form import (
     tool_choice,
 )
 from ringcast.providers.request import ChatRequest, Json, given, refuse
-from ringcast.providers.thoughts import Thought, thoughts
 
 _FOREIGN: Final = ("input_audio", "audio", "video_url")
+# What Anthropic's tools have beside the function that they offer.
+_BESIDE: Final = (
+    "cache_control",
+    "eager_input_streaming",
+    "defer_loading",
+    "allowed_callers",
+    "input_examples",
+)
 
 
 def system(messages: list[Json]) -> str | list[Json] | None:
@@ -100,14 +108,7 @@ def _said(message: Json) -> list[Json]:
     if message["role"] == "tool":
         return [_result(message)]
     calls = [_tool_use(call) for call in tool_calls(message, {})]
-    earlier = [_thinking(t) for t in thoughts(message) if t.proven and t.detail is None]
-    return earlier + _blocks(message) + calls
-
-
-def _thinking(thought: Thought) -> Json:
-    if thought.encrypted:
-        return {"type": "redacted_thinking", "data": thought.encrypted}
-    return {"type": "thinking", "thinking": thought.text, "signature": thought.signature}
+    return claude_thoughts.blocks(message) + _blocks(message) + calls
 
 
 def _result(message: Json) -> Json:
@@ -182,5 +183,5 @@ def _tool(tool: Json) -> Json:
         description=offered.description,
         input_schema=offered.parameters or {"type": "object", "properties": {}},
         strict=offered.strict or None,
-        cache_control=tool.get("cache_control"),
+        **{name: tool.get(name) for name in _BESIDE},
     )

@@ -22,6 +22,7 @@ from ringcast.providers.request import (
     R,
     given,
 )
+from ringcast.providers.thoughts import Thought, thoughts
 from ringcast.providers.vendor import AnyRequest, Capabilities, Model, Page
 from ringcast.providers.wording import wording
 
@@ -79,6 +80,18 @@ class Compatible(OpenAI):
         """Return the body for legacy completions."""
         return super().completion_body(model, request) | given(top_k=request.top_k)
 
+    def message(self, model: str, message: Json) -> Json:
+        """Return a message, its calls with the signatures that Google's servers want back."""
+        said = super().message(model, message)
+        for thought in thoughts(message):
+            _sign(thought, said.get("tool_calls") or [])
+        return said
+
+    def recalled(self, earlier: list[Thought]) -> Json:
+        """Return Claude's thoughts as LiteLLM gives them; those of others have another proof."""
+        blocks = [_block(thought) for thought in earlier if thought.proven and not thought.detail]
+        return given(thinking_blocks=blocks or None)
+
     def read_models(self, body: bytes) -> Page:
         """Read the list. Raises `msgspec.MsgspecError` if it is none."""
         return Page([_model(model) for model in msgspec.json.decode(body, type=_Models).data])
@@ -114,6 +127,24 @@ class Compatible(OpenAI):
             seed=True,
             count="provider",
         )
+
+
+def _block(thought: Thought) -> Json:
+    """Return one of `thinking_blocks`. https://docs.litellm.ai/docs/reasoning_content."""
+    if thought.encrypted is not None:
+        return {"type": "redacted_thinking", "data": thought.encrypted}
+    return {"type": "thinking", "thinking": thought.text, "signature": thought.signature}
+
+
+def _sign(thought: Thought, calls: list[Json]) -> None:
+    """Put a signature beside its call, unless there is one.
+
+    https://ai.google.dev/gemini-api/docs/thought-signatures
+    """
+    number = (thought.detail or {}).get("tool_call")
+    if thought.signature and isinstance(number, int) and 0 <= number < len(calls):
+        signed = {"google": {"thought_signature": thought.signature}}
+        calls[number] = {"extra_content": signed} | calls[number]
 
 
 def _model(listed: _Listed) -> Model:

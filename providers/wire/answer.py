@@ -15,6 +15,7 @@ from ringcast.providers.wire.printable import printable
 from ringcast.shm.tokens import Error
 
 _EMPTY: Final = (204, 205, 304)
+_MESSAGES: Final = ("message", "Message", "detail", "status_msg", "msg", "originalMessage")
 _BY_STATUS: Final = {
     400: Code.BAD_REQUEST,
     401: Code.AUTH,
@@ -46,6 +47,10 @@ _CONTEXT: Final = (
 )
 _KEY: Final = ("invalid_api_key", "incorrect api key", "api_key_invalid", "api key not valid")
 _MONEY: Final = ("insufficient_quota", "billing_hard_limit", "credit balance", "used all available")
+# Some gateways write the number as a text.
+_PASSING_CODES: Final[frozenset[str | int | float | None]] = frozenset(
+    form for status in (408, 409, 429, 500, 502, 503, 504, 529) for form in (status, str(status))
+)
 _PASSING: Final = (
     "overloaded",
     "rate_limit",
@@ -87,10 +92,11 @@ def fault(payload: Any) -> Fault:
     """The fault in an error payload of any of the shapes seen in the field; never an exception.
 
     `{"error": {…}}` (OpenAI, Anthropic, Google, OpenRouter), `{"error": "…", "code": "…"}` (xAI,
-    Ollama), `{"message": "…"}` (AWS, old vLLM), `{"detail": …}` (FastAPI), a list of one of them.
+    Ollama), `{"message": "…"}` (AWS, old vLLM), `{"msg": "…"}` (gateways), `{"detail": …}`
+    (FastAPI), a list of one of them, `{"errors": […]}` (Cloudflare).
     """
-    while isinstance(payload, list):  # Python 3.13 decodes lists deeper than a stack
-        payload = payload[0] if payload else None
+    while isinstance(several := _errors(payload), list):  # Python 3.13 decodes any depth of lists
+        payload = several[0] if several else None
     if not isinstance(payload, dict):
         return Fault(None if payload is None else _text(payload))
     error = payload.get("error")
@@ -189,7 +195,7 @@ def _status_is_retryable(status: int) -> bool:
 
 
 def _is_passing(said: Fault) -> bool:
-    if isinstance(said.code, int | float) and said.code in (408, 409, 429, 500, 502, 503, 504, 529):
+    if said.code in _PASSING_CODES:
         return True
     words = f"{said.type} {said.code}".lower()
     return any(word in words for word in _PASSING)
@@ -201,9 +207,7 @@ def _without_message(status: int, content_type: str, body: bytes) -> str:
 
 
 def _from_object(error: dict[Any, Any]) -> Fault:
-    message = next(
-        (m for key in ("message", "Message", "detail", "status_msg") if (m := error.get(key))), None
-    )
+    message = next((m for key in _MESSAGES if (m := error.get(key))), None)
     kind = _kind(error.get("type")) or _word(error.get("status")) or _word(error.get("__type"))
     code = error.get("code", error.get("status_code"))
     text = None if message is None else _text(message)
@@ -221,6 +225,13 @@ def _retry_after_s(details: Any) -> float | None:
             found = _DURATION.fullmatch(delay) if isinstance(delay, str) else None
             return float(found[1]) if found else None
     return None
+
+
+def _errors(payload: Any) -> Any:
+    """The list of faults that `payload` is, or that it has and nothing else."""
+    if isinstance(payload, dict) and payload.get("error") is None:
+        return payload.get("errors") or None
+    return payload
 
 
 def _text(value: Any) -> str:

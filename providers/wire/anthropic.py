@@ -1,4 +1,4 @@
-"""Anthropic's Messages stream and its legacy text completions.
+"""Anthropic's Messages stream.
 
 https://docs.anthropic.com/en/api/messages-streaming; the same events come from Vertex, Foundry
 and gateways, sometimes without their `event:` lines: the payload's `type` decides.
@@ -13,17 +13,17 @@ import msgspec
 
 from ringcast.providers.wire.answer import provider_error
 from ringcast.providers.wire.citations import anthropic_citation
-from ringcast.providers.wire.dialect import Dialect, Memory
+from ringcast.providers.wire.dialect import Dialect, Memory, Recall
 from ringcast.providers.wire.finish import finish_reason, reason_word
 from ringcast.providers.wire.message import Block, BlockDelta, Event, Message, PlainEvent
 from ringcast.providers.wire.numbers import position
 from ringcast.providers.wire.payload import convert, decode, decode_lines
-from ringcast.providers.wire.portable import string, whole_text
+from ringcast.providers.wire.portable import portable, string, whole_text
 from ringcast.providers.wire.sse import SseEvent, WireError
 from ringcast.providers.wire.template import Learner
 from ringcast.providers.wire.tool_calls import ToolCalls, argument_text
 from ringcast.providers.wire.usage import anthropic_usage
-from ringcast.shm.tokens import Done, Reasoning, StreamToken, Text
+from ringcast.shm.tokens import Done, Error, Reasoning, StreamToken, Text
 
 T = TypeVar("T")
 
@@ -35,7 +35,9 @@ _DELTA: Final = re.compile(rb"event: content_block_delta\ndata: (\{[^\r\n]*\} *)
 _DELTA_FRAME: Final = len(b"event: content_block_delta\ndata: \n\n")
 _TEXT_SLOT: Final = re.compile(rb'"text": ?"')
 _plain: Final = msgspec.json.Decoder(PlainEvent)
-_IGNORED: Final = ("ping", "content_block_stop", "vertex_event")
+_IGNORED: Final = ("ping", "message_stop", "vertex_event")
+_MODELS_OWN: Final = ("text", "thinking", "redacted_thinking", "tool_use")
+_CARRIED: Final = ("type", "partial_json", "content", "encrypted_content")
 
 
 class _Memory(Memory, array_like=True):
@@ -43,10 +45,19 @@ class _Memory(Memory, array_like=True):
     stop_sequence: str | None = None
     messages: int = 0  # gateways splice: a second message has block indexes of its own
     tools: ToolCalls = msgspec.field(default_factory=ToolCalls)
+    # By block: the call that began there last, since messages are begun anew without any end.
+    calls: dict[int, int] = msgspec.field(default_factory=dict)
+    # By block: input that was told at a call's start, unless pieces of it follow.
+    offered: dict[int, str] = msgspec.field(default_factory=dict)
+    own: int | None = None  # the block of the provider's own that is open
 
 
 class Messages(Dialect[_Memory]):
-    """Decodes the events of `POST /v1/messages`."""
+    """Decodes the events of `POST /v1/messages`.
+
+    Blocks of the provider's own (calls of its tools and what they found, summaries of compacted
+    turns) come as empty `Reasoning` whose `detail` is the block as it starts, or a delta of it.
+    """
 
     _event: ClassVar[msgspec.json.Decoder[Event]] = msgspec.json.Decoder(Event)
     _message: ClassVar[msgspec.json.Decoder[Message]] = msgspec.json.Decoder(Message)
@@ -54,6 +65,11 @@ class Messages(Dialect[_Memory]):
     def __init__(self) -> None:
         super().__init__(_Memory)
         self._learner = Learner(_TEXT_SLOT, _texts)
+
+    @property
+    def recall(self) -> Recall | None:
+        """Nothing but text, while no half waits."""
+        return None if self._seen.halves.held else self._learner.recall
 
     @property
     def complete(self) -> bool:
@@ -67,9 +83,8 @@ class Messages(Dialect[_Memory]):
 
     def feed_block(self, block: bytes) -> list[StreamToken] | None:
         """Plain form: content_block_delta events only, each of two lines, LF LF after each."""
-        texts = None if self._seen.halves.held else self._learner.texts(block)
-        if texts is not None:
-            return [Text(text) for text in texts if text]
+        if self.recall is not None and (said := self._learner.tokens(block)) is not None:
+            return said
         events = _events(self._event, block)
         if events is None:
             return None
@@ -85,12 +100,8 @@ class Messages(Dialect[_Memory]):
                 return None
             tokens: list[StreamToken] = []
             self._start_message(message, tokens)
-            for index, block in enumerate(message.content):
-                block.input = argument_text(block.input)
-                self._block(index, block, tokens)
         except WireError:
             return None
-        self._stop(message.stop_reason, message.stop_sequence)
         return tokens + self.close(None)
 
     def _read(self, event: SseEvent) -> list[Event]:
@@ -99,6 +110,13 @@ class Messages(Dialect[_Memory]):
         if payload.type is None:
             payload.type = event.event
         return [payload]
+
+    def _held_back(self, error: Error | None) -> list[StreamToken]:
+        """Input of calls that have not ended, if the answer has, and halves."""
+        tokens: list[StreamToken] = []
+        for number in [*self._seen.offered] if error is None else ():
+            self._input(number, tokens)
+        return tokens + super()._held_back(error)
 
     def _done(self) -> Done:
         seen = self._seen
@@ -122,7 +140,9 @@ class Messages(Dialect[_Memory]):
         if kind == "content_block_delta" and event.delta is not None:
             self._delta(event.delta, event.index, tokens)
         elif kind == "content_block_start" and event.content_block is not None:
-            self._block(event.index, event.content_block, tokens)
+            self._start(event.index, event.content_block, tokens)
+        elif kind == "content_block_stop":
+            self._input(_block_index(event.index), tokens)
         elif kind == "message_start" and isinstance(event.message, dict):
             self._start_message(convert(event.message, Message), tokens)
         elif kind == "message_delta":
@@ -130,7 +150,7 @@ class Messages(Dialect[_Memory]):
                 self._stop(event.delta.stop_reason, event.delta.stop_sequence)
             self._count(event.usage, tokens)
         elif kind not in _IGNORED:
-            self.oddities += kind != "message_stop"
+            self.oddities += 1
         return bool(kind == "message_stop")
 
     def _delta(self, delta: BlockDelta, index: Any, tokens: list[StreamToken]) -> None:
@@ -145,12 +165,30 @@ class Messages(Dialect[_Memory]):
             if signature := string(delta.signature):
                 block = _block_index(index)
                 tokens.append(Reasoning("", block=block, signature=signature))
-        elif kind == "input_json_delta":
-            self._arguments(delta.partial_json, index, tokens)
+        elif kind == "input_json_delta" and _block_index(index) in self._seen.calls:
+            self._arguments(delta.partial_json, _block_index(index), tokens)
         elif kind == "citations_delta" and isinstance(delta.citation, dict):
             tokens.append(anthropic_citation(delta.citation))
         else:
-            self.oddities += kind != "compaction_delta"
+            self._more(delta, _block_index(index), tokens)
+
+    def _start(self, index: Any, block: dict[str, Any], tokens: list[StreamToken]) -> None:
+        number = _block_index(index)
+        self._input(number, tokens)
+        self._seen.calls.pop(number, None)
+        if block.get("type") in _MODELS_OWN:
+            self._block(index, convert(block, Block), tokens)
+            return
+        tokens.append(Reasoning("", block=number, detail=portable(block)))
+        self._seen.own, self.changed = number, True
+
+    def _more(self, delta: BlockDelta, number: int, tokens: list[StreamToken]) -> None:
+        """A piece of the provider's own block, or nothing that is known."""
+        known = delta.type in ("input_json_delta", "compaction_delta") and number == self._seen.own
+        said = {name: value for name in _CARRIED if (value := getattr(delta, name))}
+        if known and len(said) > 1:
+            tokens.append(Reasoning("", block=number, detail=portable(said)))
+        self.oddities += not known
 
     def _block(self, index: Any, block: Block, tokens: list[StreamToken]) -> None:
         if block.type == "text":
@@ -164,20 +202,26 @@ class Messages(Dialect[_Memory]):
             if text or signature or data:
                 tokens.append(Reasoning(text, 0, _block_index(index), signature, data))
         elif block.type == "tool_use":
-            # Streams send `input: {}` here and the arguments later, whole answers send all.
-            key = self._tool_key(index)
-            call = self._seen.tools.piece(key, block.id, block.name, block.input or None, 0)
+            # Most streams send `input: {}` here and the arguments later, some the other way round.
+            number = _block_index(index)
+            key = self._seen.calls[number] = self._seen.messages * MAX_BLOCKS + number
+            self._called(self._seen.tools.piece(key, block.id, block.name, None, 0), tokens)
+            if block.input:
+                self._seen.offered[number] = whole_text(argument_text(block.input))
             self.changed = True
-            self._called(call, tokens)
 
-    def _arguments(self, text: Any, index: Any, tokens: list[StreamToken]) -> None:
-        """A piece of a tool call's JSON; that of tools which the provider runs is not ours."""
-        key = self._tool_key(index)
-        if key in self._seen.tools.by_index:
-            self._called(self._seen.tools.piece(key, None, None, text, 0), tokens)
+    def _arguments(self, text: Any, number: int, tokens: list[StreamToken]) -> None:
+        """A piece of a tool call's JSON, after which the input of its start no longer counts."""
+        if text and self._seen.offered.pop(number, None) is not None:
+            self.changed = True
+        call = self._seen.tools.piece(self._seen.calls[number], None, None, text, 0)
+        self._called(call, tokens)
 
-    def _tool_key(self, index: Any) -> int:
-        return self._seen.messages * MAX_BLOCKS + _block_index(index)
+    def _input(self, number: int, tokens: list[StreamToken]) -> None:
+        """The input that a call had at its start, if no pieces of it came."""
+        if arguments := self._seen.offered.pop(number, None):
+            self._arguments(arguments, number, tokens)
+            self.changed = True
 
     def _start_message(self, message: Message, tokens: list[StreamToken]) -> None:
         seen = self._seen
@@ -187,6 +231,17 @@ class Messages(Dialect[_Memory]):
         seen.model = seen.model or string(message.model)
         self.changed = True
         self._count(message.usage, tokens)
+        for index, block in enumerate(message.content or ()):
+            self._whole_block(index, block, tokens)
+        if message.stop_reason:
+            self._stop(message.stop_reason, message.stop_sequence)
+
+    def _whole_block(self, index: int, block: dict[str, Any], tokens: list[StreamToken]) -> None:
+        """A block of a whole message, or of one that begins with what its tools have found."""
+        if block.get("type") == "tool_use":
+            block = block | {"input": argument_text(block.get("input"))}
+        self._start(index, block, tokens)
+        self._input(index, tokens)
 
     def _stop(self, reason: Any, sequence: Any) -> None:
         self._seen.said = reason_word(reason or None) or self._seen.said
@@ -197,32 +252,6 @@ class Messages(Dialect[_Memory]):
     def _count(self, usage: Any, tokens: list[StreamToken]) -> None:
         if isinstance(usage, dict):
             self._account(anthropic_usage(usage), tokens)
-
-
-class Complete(Messages):
-    """Decodes the legacy `POST /v1/complete`, whose end marker is a `stop_reason`."""
-
-    def feed_block(self, block: bytes) -> list[StreamToken] | None:
-        """There is no plain form: nobody streams much through this API any more."""
-        return None
-
-    def whole(self, answer: bytes) -> list[StreamToken] | None:
-        """A non-streamed completion."""
-        try:
-            event = decode(self._event, answer)
-        except WireError:
-            return None
-        text = isinstance(event.completion, str)
-        return self._ended(self._tokens([event])) if text else None
-
-    def _is_last(self, event: Event, tokens: list[StreamToken]) -> bool:
-        if text := self._joined("text", event.completion):
-            tokens.append(Text(text))
-        if self._seen.id is None and (name := string(event.id)):
-            self._seen.id, self._seen.model, self.changed = name, string(event.model), True
-        if event.stop_reason:
-            self._stop(event.stop_reason, event.stop)
-        return bool(event.stop_reason)
 
 
 def _events(decoder: msgspec.json.Decoder[T], block: bytes) -> list[T] | None:

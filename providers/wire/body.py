@@ -17,9 +17,10 @@ import msgspec
 from ringcast.errors import Code
 from ringcast.providers.wire import roo
 from ringcast.providers.wire.answer import excerpt, fault, http_error, provider_error
-from ringcast.providers.wire.anthropic import Complete, Messages
+from ringcast.providers.wire.anthropic import Messages
+from ringcast.providers.wire.complete import Complete
 from ringcast.providers.wire.converse import Converse
-from ringcast.providers.wire.dialect import Decoder
+from ringcast.providers.wire.dialect import Decoder, Recall
 from ringcast.providers.wire.framing import framing
 from ringcast.providers.wire.gemini import Generate
 from ringcast.providers.wire.interactions import Interactions
@@ -55,6 +56,7 @@ _NAMES: Final = (b"data:", b"event:", b"id:", b"retry:")
 _IDLE: Final = re.compile(rb"(?:(?::[^\r\n]*)?[\r\n]|:[^\r\n]*\Z)*")
 _BARE: Final = (b"\n{", b"\n[", b"\r{", b"\r[")  # 4 ns a byte; as a pattern 14
 _BLANK_LINES: Final = re.compile(rb"((?:\r\n|\r(?!\n)|\n){2,})")
+_NESTED: Final = re.compile(r"^[ \t]*+(?:data:[ \t]*+)++", re.MULTILINE)
 _TERMINAL: Final = (Done, Error)
 _BOM: Final = b"\xef\xbb\xbf"
 _BLANK: Final = " \t\r\n"
@@ -205,12 +207,20 @@ class Body:
         """Where the provider can be asked to go on with this answer, if it can."""
         return None if self.finished else self._dialect.cursor
 
+    @property
+    def recall(self) -> Recall | None:
+        """What gives the same tokens as `feed` for events like the last ones, until that is used.
+
+        It gives null for all other bytes, also for those that are no whole events.
+        """
+        return None if self.finished else self._dialect.recall
+
     def feed(self, block: Bytes) -> list[StreamToken]:
         """The tokens of a block of whole events, as the API's `framing.Framer` gives them."""
         if self.finished:
             self._odd += 1
             return []
-        block = bytes(block)
+        block = block if type(block) is bytes else bytes(block)
         tokens = self._dialect.feed_block(block)
         if tokens is None:
             tokens = self._events(block)
@@ -282,6 +292,9 @@ class Body:
                 return tokens
             if fault(said).message is not None:
                 return self._dialect.close(provider_error(said))
+        elif (tokens := self._dialect.whole(whole)) is not None:  # an array that was cut
+            self._odd += 1
+            return tokens
         elif self._begins_as_stream(whole):
             return self._incomplete()
         kind = ending.content_type or "no content type"
@@ -304,7 +317,8 @@ class Body:
         parts = _BLANK_LINES.split(block)
         tokens: list[StreamToken] = []
         for said, end in zip(parts[::2], [*parts[1::2], b""], strict=True):
-            tokens += self._bare(said) if self._is_bare(said) else self._parsed(said + end)
+            bare = said.lstrip(b"\r\n")
+            tokens += self._bare(bare) if self._is_bare(bare) else self._parsed(said + end)
         return tokens
 
     def _is_bare(self, said: bytes) -> bool:
@@ -342,9 +356,11 @@ class Body:
 
     def _event(self, event: SseEvent) -> list[StreamToken]:
         data = event.data.strip(_BLANK)
-        if event.event == "ping" or not data or data == "null":
+        if event.event == "ping" or not data or data == "null" or data[0] == ":":
             self._odd += event.event != "ping" and bool(event.data)
             return []
+        if data.startswith("data:"):
+            return self._framed_twice(event)
         if data[0] == "[" and _is_done(data):
             tokens = self._close_done(event.data)
         elif "\n" in data and event.event != "error" and not is_json(data):
@@ -354,6 +370,12 @@ class Body:
         if tokens and type(tokens[-1]) in _TERMINAL:
             self._finish()
         return tokens
+
+    def _framed_twice(self, event: SseEvent) -> list[StreamToken]:
+        """Servers that put a whole field into one: Vertex does so with comments to keep alive."""
+        self._odd += 1
+        said = _NESTED.sub("", event.data)
+        return self._event(SseEvent(event.event, said))
 
     def _close_done(self, data: str) -> list[StreamToken]:
         self._odd += data != "[DONE]"

@@ -31,6 +31,8 @@ class PlainChoice(msgspec.Struct, gc=False):
     finish_reason: None = None
     logprobs: None = None
     token_ids: None = None
+    usage: None = None
+    error: None = None
 
 
 class PlainText(msgspec.Struct, gc=False):
@@ -40,6 +42,8 @@ class PlainText(msgspec.Struct, gc=False):
     logprobs: None = None
     token_ids: None = None
     prompt_token_ids: None = None
+    usage: None = None
+    error: None = None
 
 
 class PlainChunk(msgspec.Struct, gc=False):
@@ -51,6 +55,7 @@ class PlainChunk(msgspec.Struct, gc=False):
     x_groq: None = None
     search_results: None = None
     citations: None = None
+    web_search: None = None
     base_resp: None = None
     prompt_token_ids: None = None
 
@@ -66,10 +71,19 @@ class Function(msgspec.Struct, gc=False):
     arguments: Any = None
 
 
+class Custom(msgspec.Struct, gc=False):
+    """A tool of free text."""
+
+    name: Any = None
+    input: Any = None
+
+
 class ToolCallPiece(msgspec.Struct, gc=False):
     index: Any = None
     id: Any = None
     function: Function | None = None
+    custom: Custom | None = None
+    extra_content: Any = None
 
 
 class ChoiceDelta(msgspec.Struct, gc=False):
@@ -78,7 +92,9 @@ class ChoiceDelta(msgspec.Struct, gc=False):
     reasoning_content: Any = None
     reasoning: Any = None
     reasoning_details: Any = None
-    tool_calls: list[ToolCallPiece] | None = None
+    reasoning_text: Any = None
+    thinking_blocks: Any = None
+    tool_calls: list[ToolCallPiece | None] | ToolCallPiece | None = None  # an object: old TGI
     function_call: Function | None = None
     annotations: Any = None
 
@@ -86,6 +102,8 @@ class ChoiceDelta(msgspec.Struct, gc=False):
 class Choice(msgspec.Struct, gc=False):
     delta: ChoiceDelta | None = None
     message: ChoiceDelta | None = None
+    usage: Any = None
+    error: Any = None
     text: Any = None
     index: Any = None
     finish_reason: Any = None
@@ -107,6 +125,7 @@ class Chunk(msgspec.Struct, gc=False):
     x_groq: Any = None
     search_results: Any = None
     citations: Any = None
+    web_search: Any = None
     base_resp: Any = None
     prompt_token_ids: Any = None
 

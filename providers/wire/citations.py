@@ -63,6 +63,19 @@ def bedrock_citation(citation: dict[str, Any]) -> Citation:
     )
 
 
+def cohere_citation(citation: dict[str, Any]) -> Citation:
+    """From a chat's `citations`; offsets are characters, the sources are named in `raw`.
+
+    https://docs.cohere.com/v1/docs/documents-and-citations
+    """
+    return Citation(
+        text=string(citation.get("text")),
+        start=whole(citation.get("start")),
+        end=whole(citation.get("end")),
+        raw=portable(citation),
+    )
+
+
 def gemini_citation(source: dict[str, Any], index: int) -> Citation:
     """From one of `citationMetadata.citationSources`; offsets are bytes of UTF-8.
 

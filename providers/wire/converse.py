@@ -192,9 +192,11 @@ class Converse(Dialect[_Memory]):
         self._called(call, tokens)
 
     def _stop(self, reason: Any, extra: Any) -> None:
-        """`extra` has Claude's stop sequence, if the request asked for `/stop_sequence`."""
+        """`extra` has Claude's stop sequence, in streams within a `delta`, if it was asked for."""
         self._seen.said = reason_word(reason) or self._seen.said
-        sequence = extra.get("stop_sequence") if isinstance(extra, dict) else None
+        about: dict[str, Any] = extra if isinstance(extra, dict) else {}
+        inner = about.get("delta")
+        sequence = (inner if isinstance(inner, dict) else about).get("stop_sequence")
         if isinstance(sequence, str):
             self._seen.stop_sequence = whole_text(sequence)
         self.changed = True

@@ -19,6 +19,15 @@ _MEANING: Final[dict[str, FinishReason]] = {
     "content_filter": "content_filter",
     "error": "error",
     "insufficient_system_resource": "error",
+    # Servers that speak its API: TGI and Together, Mistral, vLLM and SGLang, Zhipu, Moonshot
+    "eos_token": "stop",
+    "eos": "stop",
+    "end": "stop",
+    "model_length": "length",
+    "tool_call": "tool_calls",
+    "sensitive": "content_filter",
+    "abort": "error",
+    "network_error": "error",
     # OpenAI Responses: /docs/api-reference/responses/object, `status` or `status:reason`
     "completed": "stop",
     "incomplete:max_output_tokens": "length",
@@ -44,6 +53,7 @@ _MEANING: Final[dict[str, FinishReason]] = {
     "COMPLETE": "stop",
     "STOP_SEQUENCE": "stop",
     "ERROR_TOXIC": "content_filter",
+    "ERROR_LIMIT": "length",
     "ERROR": "error",
     # Ollama: github.com/ollama/ollama/blob/main/docs/api.md, a model loaded or unloaded
     "load": "pause",

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
+from ringcast.errors import Code
 from ringcast.providers.wire.answer import provider_error
 from ringcast.providers.wire.citations import gemini_citation, grounding_citations
 from ringcast.providers.wire.dialect import Dialect, Memory
@@ -23,6 +24,7 @@ from ringcast.providers.wire.generation import (
     PlainChunk,
     PlainUsage,
     chunks,
+    elements,
     latest,
 )
 from ringcast.providers.wire.logprobs import gemini_logprobs
@@ -44,7 +46,9 @@ from ringcast.shm.tokens import (
 )
 
 MAX_CANDIDATES: Final = 128
+_CUT: Final = Error(Code.STREAM_INCOMPLETE, "the array of chunks was cut", retryable=True)
 
+_SOURCES: Final = ("groundingChunks", "groundingSupports")
 _UNSPECIFIED: Final = ("", "FINISH_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSPECIFIED")
 
 
@@ -62,7 +66,9 @@ class Generate(Dialect[_Memory]):
 
     Parts that are neither text nor calls (code and its results, pictures, server-side tools) come
     as empty `Reasoning` whose `detail` is the part, for the client to send back. A signature comes
-    right after the part that it signs: with `detail` {"tool_call": index} after a call.
+    right after the part that it signs: with `detail` {"tool_call": index} after a call. What else
+    is known of a search (suggestions to be shown, pages that were read) comes last, as a `detail`
+    of the type `grounding`.
     """
 
     _plain: ClassVar[msgspec.json.Decoder[PlainChunk]] = msgspec.json.Decoder(PlainChunk)
@@ -103,10 +109,21 @@ class Generate(Dialect[_Memory]):
         try:
             found = self._chunks(answer)
         except WireError:
+            return self._cut(answer) if answer.lstrip().startswith(b"[") else None
+        return self._ended(self._tokens(found)) if any(map(_says, found)) else None
+
+    def _cut(self, answer: bytes) -> list[StreamToken] | None:
+        """The chunks of an array that is not all there: without its end nothing may be missing."""
+        said, only_end = elements(answer.decode(errors="replace"))
+        try:
+            found = [chunk for text in said for chunk in self._chunks(text)]
+        except WireError:
             return None
-        if not any(chunk.candidates or chunk.prompt_feedback for chunk in found):
-            return None
-        return self._ended(self._tokens(found))
+        tokens = self._tokens(found) if any(map(_says, found)) else None
+        if tokens is None or (tokens and isinstance(tokens[-1], Error)):
+            return tokens
+        cut = None if only_end and self.complete else _CUT
+        return tokens + self.close(cut)
 
     def _read(self, event: SseEvent) -> list[Chunk]:
         return self._chunks(event.data)
@@ -122,8 +139,11 @@ class Generate(Dialect[_Memory]):
             for call in calls.end(index):
                 self._called(call, tokens)
         tokens += super()._held_back(error)
-        for index, grounding in self._seen.grounding.items():
-            tokens += grounding_citations(grounding, index)
+        for index, found in self._seen.grounding.items():
+            tokens += grounding_citations(found, index)
+            rest = {key: value for key, value in found.items() if key not in _SOURCES}
+            if rest:
+                tokens.append(Reasoning("", index, detail={"type": "grounding"} | rest))
         return tokens
 
     def _done(self) -> Done:
@@ -163,6 +183,7 @@ class Generate(Dialect[_Memory]):
         return tokens
 
     def _apply(self, chunk: Chunk, tokens: list[StreamToken]) -> list[StreamToken] | None:
+        chunk = chunk.response or chunk
         if chunk.error is not None:
             return self.close(provider_error({"error": chunk.error}))
         candidates = chunk.candidates or ()
@@ -204,7 +225,7 @@ class Generate(Dialect[_Memory]):
             sources = cited.get("citations") or cited.get("citationSources")
             sources = sources if isinstance(sources, list) else []
             tokens += [gemini_citation(s, index) for s in sources if isinstance(s, dict)]
-        self._ground(candidate.grounding_metadata, index)
+        self._ground(candidate, index)
         if reason := _reason(candidate.finish_reason):
             self.changed |= self._seen.reasons.get(index) != reason
             self._seen.reasons[index] = reason
@@ -218,8 +239,14 @@ class Generate(Dialect[_Memory]):
     ) -> list[Logprob] | None:
         """Add the tokens of one part; the log-probabilities go to the first piece of text."""
         signature = string(part.get("thoughtSignature"))
-        text, detail, other = part.get("text"), None, False
-        if isinstance(text, str):
+        text, call, detail, other = part.get("text"), part.get("functionCall"), None, False
+        if isinstance(call, dict):
+            if text:  # gateways put both into one part
+                said = {"text": text, "thought": part.get("thought")}
+                scores = self._part(said, index, scores, tokens)
+            self._function_call(convert(call, FunctionCall), index, tokens)
+            detail = {"tool_call": self._calls(index).newest}
+        elif isinstance(text, str):
             if part.get("thought") is True:
                 text = self._joined("reasoning", text, index)
                 if text or signature:
@@ -227,9 +254,6 @@ class Generate(Dialect[_Memory]):
                 return scores
             self._content(text, index, scores, tokens)
             scores = None
-        elif isinstance(part.get("functionCall"), dict):
-            self._function_call(convert(part["functionCall"], FunctionCall), index, tokens)
-            detail = {"tool_call": self._calls(index).newest}
         else:
             detail = self._other(part)
             other = detail is not None
@@ -258,14 +282,20 @@ class Generate(Dialect[_Memory]):
     def _calls(self, index: int) -> CandidateCalls:
         return self._seen.calls.setdefault(index, CandidateCalls())
 
-    def _ground(self, metadata: Any, index: int) -> None:
-        """Chunks repeat or replace the sources: the last that has any counts."""
-        if not isinstance(metadata, dict) or not metadata.get("groundingChunks"):
+    def _ground(self, candidate: Candidate, index: int) -> None:
+        """Chunks repeat or replace the sources, and what was searched: the last of each counts."""
+        metadata = candidate.grounding_metadata
+        said = {key: v for key, v in metadata.items() if v} if isinstance(metadata, dict) else {}
+        if candidate.url_context_metadata:
+            said["urlContextMetadata"] = candidate.url_context_metadata
+        if not said:
             return
-        kept = {key: metadata.get(key) for key in ("groundingChunks", "groundingSupports")}
-        if kept != self._seen.grounding.get(index):
-            self._seen.grounding[index] = portable(kept)
-            self.changed = True
+        before = self._seen.grounding.get(index, {})
+        if _SOURCES[0] in said:  # the supports are those of the same chunk
+            before = {key: value for key, value in before.items() if key not in _SOURCES}
+        after = before | portable(said)
+        if after != self._seen.grounding.get(index):
+            self._seen.grounding[index], self.changed = after, True
 
     def _scores(self, result: Any) -> list[Logprob] | None:
         if not isinstance(result, dict):
@@ -284,6 +314,11 @@ class Generate(Dialect[_Memory]):
         after = self._seen.usage
         if after is not before and not self.complete and _gaps(before) == _gaps(after):
             self.changed = changed
+
+
+def _says(chunk: Chunk) -> bool:
+    inner = chunk.response or chunk
+    return bool(inner.candidates or inner.prompt_feedback)
 
 
 def _gaps(usage: Usage | None) -> list[bool]:

@@ -5,6 +5,7 @@ https://ai.google.dev/api/generate-content#v1beta.GenerateContentResponse
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -17,6 +18,8 @@ _Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None
 
 _START: Final = b"data: "
 _ENDS: Final = (b"\r\n\r\n", b"\n\n")
+_BETWEEN: Final = "[, \t\r\n"
+_object: Final = json.JSONDecoder()
 
 
 class PlainUsage(msgspec.Struct, gc=False, rename="camel"):
@@ -49,6 +52,7 @@ class PlainCandidate(msgspec.Struct, gc=False, rename="camel"):
     finish_reason: None = None
     citation_metadata: None = None
     grounding_metadata: None = None
+    url_context_metadata: None = None
     logprobs_result: None = None
 
 
@@ -91,11 +95,15 @@ class Candidate(msgspec.Struct, gc=False, rename="camel"):
     finish_reason: Any = None
     citation_metadata: Any = None
     grounding_metadata: Any = None
+    url_context_metadata: Any = None
     logprobs_result: Any = None
 
 
 class Chunk(msgspec.Struct, gc=False, rename="camel"):
-    """Any chunk, which is also what a non-streamed answer is."""
+    """Any chunk, which is also what a non-streamed answer is.
+
+    Google's doors for its own tools (Code Assist) put each into a `response`.
+    """
 
     candidates: list[Candidate] | None = None
     prompt_feedback: Any = None
@@ -103,6 +111,27 @@ class Chunk(msgspec.Struct, gc=False, rename="camel"):
     model_version: Any = None
     response_id: Any = None
     error: Any = None
+    response: Chunk | None = None
+
+
+def elements(array: str) -> tuple[list[str], bool]:
+    """The whole objects of an array that was cut, and whether nothing but its end is missing."""
+    found: list[str] = []
+    at = _next(array, 0)
+    while array.startswith("{", at):
+        try:
+            _, end = _object.raw_decode(array, at)
+        except (ValueError, RecursionError):
+            break
+        found.append(array[at:end])
+        at = _next(array, end)
+    return found, at == len(array)
+
+
+def _next(array: str, at: int) -> int:
+    while at < len(array) and array[at] in _BETWEEN:
+        at += 1
+    return at
 
 
 def latest(counts: list[PlainUsage]) -> Usage:

@@ -33,6 +33,18 @@ class Metadata(msgspec.Struct, gc=False):
     total_usage: Any = None
 
 
+class OwnStep(msgspec.Struct, array_like=True):
+    """A step of one of Google's tools that is open: its start has the id, its delta all else."""
+
+    index: int
+    said: Piece
+    told: bool = False
+
+    def with_delta(self, delta: Piece) -> Piece:
+        """The step as far as a delta tells it."""
+        return self.said | {key: value for key, value in delta.items() if value not in (None, "")}
+
+
 class Event(msgspec.Struct, gc=False):
     """Any event. `event_id` is there where the stream can be resumed after it."""
 

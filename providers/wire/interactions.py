@@ -16,7 +16,7 @@ from ringcast.providers.wire.answer import provider_error
 from ringcast.providers.wire.citations import interactions_citation
 from ringcast.providers.wire.dialect import Dialect, Memory
 from ringcast.providers.wire.finish import MAX_REASON_CHARS, finish_reason
-from ringcast.providers.wire.interaction import Event, Interaction, Piece
+from ringcast.providers.wire.interaction import Event, Interaction, OwnStep, Piece
 from ringcast.providers.wire.numbers import position
 from ringcast.providers.wire.payload import decode, decode_lines
 from ringcast.providers.wire.portable import portable, string, whole_text
@@ -31,11 +31,18 @@ MAX_STEPS: Final = 1 << 20
 _DELTAS: Final = re.compile(rb"(?:event: (?:step|content)\.delta\ndata: \{[^\r\n]*\}\n\n)+")
 _DATA: Final = re.compile(rb"\ndata: ([^\n]*)\n\n")
 
-_ENDS: Final = ("interaction.completed", "interaction.complete")
+_STATUS: Final = {  # of events that name it and need not tell it
+    "interaction.completed": "completed",
+    "interaction.complete": "completed",
+    "interaction.requires_action": "requires_action",
+    "interaction.in_progress": "in_progress",
+}
 _STARTS: Final = ("step.start", "content.start")
 _STOPS: Final = ("step.stop", "content.stop")
 _LIVE: Final = ("", "queued", "in_progress")
 _ASKED: Final = ("user_input", "function_result")  # what the client has said itself
+_TEXT: Final = ("text", "text_annotation_delta", "text_annotation")
+_OWN: Final = ("_call", "_result")  # how the kinds of steps of Google's tools end
 
 
 class _Memory(Memory, array_like=True):
@@ -43,6 +50,7 @@ class _Memory(Memory, array_like=True):
     after: str = ""  # the `event_id` seen last
     calls: StepCalls = msgspec.field(default_factory=StepCalls)
     asked: int | None = None  # the step that is open and not the model's
+    own: OwnStep | None = None
     failure: Error | None = None
 
 
@@ -121,8 +129,10 @@ class Interactions(Dialect[_Memory]):
         return [payload]
 
     def _held_back(self, error: Error | None) -> list[StreamToken]:
-        """Arguments that no piece has told, and halves."""
+        """A step and arguments that no piece has told, and halves."""
         tokens: list[StreamToken] = []
+        if error is None:
+            self._end_own(tokens)
         for index in list(self._seen.calls.offered) if error is None else ():
             self._stop(index, tokens)
         return tokens + super()._held_back(error)
@@ -165,10 +175,7 @@ class Interactions(Dialect[_Memory]):
             self._start(event.step or event.content or {}, _step(event.index), tokens)
         elif event.event_type in _STOPS:
             self._stop(_step(event.index), tokens)
-        elif event.interaction is not None or isinstance(event.status, str):
-            said = event.interaction or Interaction(event.interaction_id, event.status)
-            if event.event_type in _ENDS and not isinstance(said.status, str):
-                said.status = "completed"
+        elif (said := _interaction(event)) is not None:
             self._introduce(said, tokens)
         else:
             self.oddities += 1
@@ -197,6 +204,9 @@ class Interactions(Dialect[_Memory]):
         elif kind == "function_call":
             self.changed = True
             self._call(self._seen.calls.begin(piece, index), tokens)
+        elif isinstance(kind, str) and kind.endswith(_OWN):
+            self._end_own(tokens)
+            self._seen.own, self.changed = OwnStep(index, portable(piece)), True
         elif kind == "model_output" or len(piece) > 1:
             self._say(piece, index, tokens)
 
@@ -204,13 +214,19 @@ class Interactions(Dialect[_Memory]):
         if self._seen.asked == index:
             self._seen.asked = None
             self.changed = True
+        self._end_own(tokens)
         self.changed |= index in self._seen.calls.offered
         self._call(self._seen.calls.end(index), tokens)
 
     def _delta(self, delta: Piece, index: int, tokens: list[StreamToken]) -> None:
         if self._seen.asked == index:
             return
-        calls = self._seen.calls
+        calls, own = self._seen.calls, self._seen.own
+        if own is not None and (own.index, own.said["type"]) == (index, delta.get("type")):
+            self._other(own.with_delta(delta), index, tokens)
+            own.told = self.changed = True
+            return
+        self._end_own(tokens)
         if delta.get("type") == "arguments_delta":
             self._argue(delta.get("arguments"), index, tokens)
         elif delta.get("type") == "function_call":
@@ -222,7 +238,7 @@ class Interactions(Dialect[_Memory]):
     def _say(self, piece: Piece, index: int, tokens: list[StreamToken]) -> None:
         """The tokens of a delta, content or step that is no call."""
         kind = piece.get("type")
-        if kind in ("text", "text_annotation_delta", "text_annotation"):
+        if kind in _TEXT or (kind is None and isinstance(piece.get("text"), str)):
             self._text(piece, tokens)
         elif kind == "model_output":
             for content in _pieces(piece.get("content")):
@@ -258,6 +274,13 @@ class Interactions(Dialect[_Memory]):
         if signature or carried:
             tokens.append(Reasoning("", 0, index, signature, detail=carried))
 
+    def _end_own(self, tokens: list[StreamToken]) -> None:
+        """Tell the open step of one of Google's tools, unless a delta did."""
+        if (own := self._seen.own) is not None:
+            if not own.told and len(own.said) > 1:
+                self._other(own.said, own.index, tokens)
+            self._seen.own, self.changed = None, True
+
     def _argue(self, arguments: Any, index: int, tokens: list[StreamToken]) -> None:
         calls = self._seen.calls
         if index not in calls.tools.by_index or not isinstance(arguments, str):
@@ -273,6 +296,15 @@ class Interactions(Dialect[_Memory]):
     def _count(self, usage: Any, tokens: list[StreamToken]) -> None:
         if isinstance(usage, dict):
             self._account(interactions_usage(usage), tokens)
+
+
+def _interaction(event: Event) -> Interaction | None:
+    """What an event says of the interaction, if it does."""
+    named = _STATUS.get(event.event_type) if isinstance(event.event_type, str) else None
+    said = event.interaction or Interaction(event.interaction_id, event.status)
+    if not isinstance(said.status, str):
+        said.status = named
+    return None if event.interaction is None and said.status is None else said
 
 
 def _pieces(value: Any) -> list[Piece]:

@@ -11,12 +11,14 @@ from typing import Any, Final
 
 import msgspec
 
-from ringcast.providers.wire.anthropic import Complete, Messages
+from ringcast.providers.wire.anthropic import Messages
+from ringcast.providers.wire.cohere import CohereChat
+from ringcast.providers.wire.complete import Complete
 from ringcast.providers.wire.continuation import Continuation
 from ringcast.providers.wire.converse import Nova, said_error
 from ringcast.providers.wire.dialect import Dialect
 from ringcast.providers.wire.eventstream import envelope, messages
-from ringcast.providers.wire.openai import Chat
+from ringcast.providers.wire.invoked_chat import InvokedChat
 from ringcast.providers.wire.payload import decode
 from ringcast.providers.wire.sse import SseEvent, WireError
 from ringcast.providers.wire.usage import invocation_usage, merged
@@ -27,16 +29,20 @@ _FORMATS: Final[dict[str, Callable[[], Dialect[Any]]]] = {
     "messages": Messages,
     "complete": Complete,
     "nova": Nova,
-    "chat": Chat,
+    "chat": InvokedChat,
+    "cohere": CohereChat,
     "continuation": Continuation,
 }
 # A field, and the format that has it in every chunk and answer; what has none is a continuation.
 _TELLING: Final = (
     *(("completion", "complete"), ("type", "messages"), ("choices", "chat")),
+    *((name, "cohere") for name in ("event_type", "chat_history", "response_id")),
     *((name, "nova") for name in ("output", "metadata", "messageStart", "messageStop")),
     *((f"contentBlock{part}", "nova") for part in ("Start", "Delta", "Stop")),
 )
-_METRICS: Final = b'"amazon-bedrock-invocationMetrics"'
+_SERVICE: Final = "amazon-bedrock-"
+_ADDED: Final = b'"amazon-bedrock-'
+_BLOCKED: Final = "INTERVENED"
 
 
 class Chunk(msgspec.Struct, gc=False):
@@ -45,12 +51,13 @@ class Chunk(msgspec.Struct, gc=False):
     data: bytes = msgspec.field(name="bytes")
 
 
-class Metrics(msgspec.Struct, gc=False):
-    """What the service adds to a model's last chunk."""
+class Added(msgspec.Struct, gc=False):
+    """What the service adds to a model's last chunk, or to an answer."""
 
-    metrics: dict[str, Any] = msgspec.field(
-        default_factory=dict, name="amazon-bedrock-invocationMetrics"
+    metrics: dict[str, Any] | None = msgspec.field(
+        default=None, name="amazon-bedrock-invocationMetrics"
     )
+    guardrail: Any = msgspec.field(default=None, name="amazon-bedrock-guardrailAction")
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -58,10 +65,11 @@ class _State(msgspec.Struct, array_like=True):
     format: bytes
     metrics: Usage | None
     counted: bool
+    guarded: bool
 
 
 _chunk: Final = msgspec.json.Decoder(Chunk)
-_metrics: Final = msgspec.json.Decoder(Metrics)
+_added: Final = msgspec.json.Decoder(Added)
 _fields: Final = msgspec.json.Decoder(dict[str, Any])
 _state: Final = msgspec.msgpack.Decoder(_State)
 
@@ -69,7 +77,8 @@ _state: Final = msgspec.msgpack.Decoder(_State)
 class Invoke:
     """Decodes the messages of `POST /model/ID/invoke-with-response-stream`.
 
-    The service's counts fill in what the model does not count; where both do, the model's hold.
+    The service's counts fill in what the model does not count; where both do, the model's hold. An
+    answer in which a guardrail intervened is a filtered one, whatever its model said.
     """
 
     def __init__(self) -> None:
@@ -77,6 +86,7 @@ class Invoke:
         self._format: Dialect[Any] = Continuation()
         self._metrics: Usage | None = None
         self._counted = False  # a Usage token was given
+        self._guarded = False  # a guardrail intervened
         self._odd = 0
         self._changed = True
 
@@ -96,9 +106,13 @@ class Invoke:
         return None
 
     @property
+    def recall(self) -> None:
+        """None: a message has its checksum, and none is like another."""
+
+    @property
     def complete(self) -> bool:
-        """Whether the model has said how the answer ended."""
-        return self._format.complete
+        """Whether the model has said how the answer ended; one that is blocked may not."""
+        return self._guarded or self._format.complete
 
     def feed(self, event: SseEvent) -> list[StreamToken]:
         """The tokens of one chunk of a model."""
@@ -120,9 +134,11 @@ class Invoke:
         """The answer of `POST /model/ID/invoke`."""
         try:
             self._recognize(answer)
+            self._note(answer)
         except WireError:
             return None
-        return self._format.whole(answer)
+        tokens = self._format.whole(answer)
+        return None if tokens is None else self._measured(tokens)
 
     def close(self, error: Error | None) -> list[StreamToken]:
         """The last tokens."""
@@ -131,7 +147,7 @@ class Invoke:
     def state(self) -> bytes:
         """All that a successor needs to go on at the next block, as msgpack."""
         inner = self._format.state()
-        saved = _State(self._name, inner, self._metrics, self._counted)
+        saved = _State(self._name, inner, self._metrics, self._counted, self._guarded)
         self._changed = False
         return msgspec.msgpack.encode(saved)
 
@@ -139,6 +155,7 @@ class Invoke:
         """Take over from `state`. Raises `msgspec.MsgspecError` if it is none."""
         saved = _state.decode(state)
         self._name, self._metrics, self._counted = saved.name, saved.metrics, saved.counted
+        self._guarded = saved.guarded
         self._format = _FORMATS.get(saved.name, Continuation)()
         self._format.restore(saved.format)
         self._changed = False
@@ -156,13 +173,24 @@ class Invoke:
         if not self._name:
             self._recognize(data)
         tokens = self._format.feed(SseEvent(data=data.decode(errors="replace")))
-        if _METRICS in data:
-            self._metrics = invocation_usage(decode(_metrics, data).metrics)
-            self._changed = True
+        self._note(data)
         return self._measured(tokens)
 
+    def _note(self, data: bytes) -> None:
+        """Take over what the service has added."""
+        if _ADDED not in data:
+            return
+        added = decode(_added, data)
+        if added.metrics is not None:
+            self._metrics = invocation_usage(added.metrics)
+        self._guarded |= added.guardrail == _BLOCKED
+        self._changed = True
+
     def _recognize(self, data: bytes) -> None:
+        """Find the format, unless there is nothing of the model's yet."""
         fields = decode(_fields, data)
+        if fields and all(field.startswith(_SERVICE) for field in fields):
+            return
         named = (name for field, name in _TELLING if field in fields)
         self._name = next(named, "continuation")
         self._format = _FORMATS[self._name]()
@@ -171,8 +199,15 @@ class Invoke:
     def _measured(self, tokens: list[StreamToken]) -> list[StreamToken]:
         """`tokens` with the service's counts in the terminal one, and before it if they are new."""
         self._counted |= any(isinstance(token, Usage) for token in tokens)
-        if self._metrics is None or not tokens or not isinstance(tokens[-1], Done | Error):
+        if not tokens or not isinstance(last := tokens[-1], Done | Error):
             return tokens
-        usage = merged(self._metrics, tokens[-1].usage or Usage())
-        last = msgspec.structs.replace(tokens[-1], usage=usage)
+        if self._guarded and isinstance(last, Done):
+            reason = last.provider_reason or _BLOCKED
+            last = msgspec.structs.replace(
+                last, finish_reason="content_filter", provider_reason=reason
+            )
+        if self._metrics is None:
+            return [*tokens[:-1], last]
+        usage = merged(self._metrics, last.usage or Usage())
+        last = msgspec.structs.replace(last, usage=usage)
         return [*tokens[:-1], *([] if self._counted else [usage]), last]

@@ -32,12 +32,14 @@ class BlockDelta(msgspec.Struct, gc=False):
     signature: Any = None
     partial_json: Any = None
     citation: Any = None
+    content: Any = None
+    encrypted_content: Any = None
     stop_reason: Any = None
     stop_sequence: Any = None
 
 
 class Block(msgspec.Struct, gc=False):
-    """`content_block` of content_block_start, or a block of a whole message."""
+    """A block of the model's own, begun or whole: text, thinking or a call of a tool."""
 
     type: Any = None
     text: Any = None
@@ -51,11 +53,11 @@ class Block(msgspec.Struct, gc=False):
 
 
 class Message(msgspec.Struct, gc=False):
-    """`message` of message_start, or a whole answer."""
+    """`message` of message_start, or a whole answer; `Block` has the shape of most blocks."""
 
     id: Any = None
     model: Any = None
-    content: list[Block] | None = None
+    content: list[dict[str, Any]] | None = None
     stop_reason: Any = None
     stop_sequence: Any = None
     usage: Any = None
@@ -67,7 +69,7 @@ class Event(msgspec.Struct, gc=False):
     type: Any = None
     index: Any = None
     delta: BlockDelta | None = None
-    content_block: Block | None = None
+    content_block: dict[str, Any] | None = None
     message: Any = None
     usage: Any = None
     error: Any = None

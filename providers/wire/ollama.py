@@ -15,7 +15,7 @@ from ringcast.providers.wire.dialect import Dialect, Memory
 from ringcast.providers.wire.finish import finish_reason, reason_word
 from ringcast.providers.wire.logprobs import openai_logprobs
 from ringcast.providers.wire.payload import decode, decode_lines
-from ringcast.providers.wire.portable import string
+from ringcast.providers.wire.portable import portable, string
 from ringcast.providers.wire.sse import SseEvent, WireError
 from ringcast.providers.wire.tool_calls import ToolCalls
 from ringcast.providers.wire.usage import counted
@@ -37,6 +37,7 @@ class Call(msgspec.Struct, gc=False):
 class Message(msgspec.Struct, gc=False):
     content: Any = None
     thinking: Any = None
+    images: Any = None
     tool_calls: list[Call] | None = None
 
 
@@ -47,6 +48,7 @@ class Line(msgspec.Struct, gc=False):
     message: Message | None = None
     response: Any = None
     thinking: Any = None
+    image: Any = None
     logprobs: Any = None
     done: Any = None
     done_reason: Any = None
@@ -62,7 +64,7 @@ class _Memory(Memory, array_like=True):
 
 
 class Native(Dialect[_Memory]):
-    """Decodes the lines of either call."""
+    """Decodes the lines of either call. Pictures come as empty `Reasoning` with a `detail`."""
 
     _line: ClassVar[msgspec.json.Decoder[Line]] = msgspec.json.Decoder(Line)
 
@@ -120,6 +122,9 @@ class Native(Dialect[_Memory]):
             self._content(message.content, 0, self._scores(line.logprobs), tokens)
         for call in message.tool_calls or ():
             self._call(call, tokens)
+        for name, picture in (("images", message.images), ("image", line.image)):
+            if picture:
+                tokens.append(Reasoning("", detail={name: portable(picture)}))
         return self._last(line, tokens) if line.done is True else None
 
     def _call(self, call: Call, tokens: list[StreamToken]) -> None:

@@ -1,7 +1,8 @@
 """OpenAI's chat completions and legacy completions, as every compatible server speaks them.
 
 https://platform.openai.com/docs/api-reference/chat/streaming; the dialects of Azure, DeepSeek,
-Groq, llama.cpp, LiteLLM, Ollama, OpenRouter, Perplexity, vLLM and xAI are read as well.
+Databricks, Google, Groq, llama.cpp, LiteLLM, Mistral, Moonshot, Ollama, OpenRouter, Perplexity,
+TGI, vLLM and xAI are read as well.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from ringcast.providers.wire.answer import provider_error
+from ringcast.providers.wire.chat_calls import google_signature, pieces, told
+from ringcast.providers.wire.chat_error import said_error
 from ringcast.providers.wire.chunk import (
     Choice,
     ChoiceDelta,
@@ -19,22 +22,34 @@ from ringcast.providers.wire.chunk import (
     Function,
     PlainChunk,
     PlainCompletion,
-    ToolCallPiece,
     chunks,
 )
 from ringcast.providers.wire.citations import openai_citation
-from ringcast.providers.wire.dialect import Dialect, Memory
+from ringcast.providers.wire.dialect import Dialect, Memory, Recall
 from ringcast.providers.wire.finish import finish_reason, reason_word
 from ringcast.providers.wire.logprobs import legacy_logprobs, openai_logprobs
 from ringcast.providers.wire.numbers import position
 from ringcast.providers.wire.payload import bad_event, decode
 from ringcast.providers.wire.portable import portable, string
-from ringcast.providers.wire.reasoning import openai_reasoning
+from ringcast.providers.wire.reasoning import (
+    THOUGHTS,
+    openai_reasoning,
+    thinking_blocks,
+    thinking_parts,
+)
 from ringcast.providers.wire.sse import SseEvent, WireError
 from ringcast.providers.wire.template import Learner
 from ringcast.providers.wire.tool_calls import ToolCalls
 from ringcast.providers.wire.usage import openai_usage
-from ringcast.shm.tokens import Delta, Done, FunctionCall, Logprob, Refusal, StreamToken, Text
+from ringcast.shm.tokens import (
+    Delta,
+    Done,
+    FunctionCall,
+    Logprob,
+    Reasoning,
+    Refusal,
+    StreamToken,
+)
 
 MAX_CHOICES: Final = 128
 MAX_TOKEN_ID: Final = 1 << 32
@@ -64,6 +79,12 @@ class Chat(Dialect[_Memory]):
         self._learner = Learner(self._slot, self._plain_texts)
 
     @property
+    def recall(self) -> Recall | None:
+        """Nothing but the text of choice 0, once there is an answer and no half waits."""
+        seen = self._seen
+        return self._learner.recall if seen.known and not seen.halves.held else None
+
+    @property
     def complete(self) -> bool:
         """Whether a finish reason was seen: `[DONE]` is missing from some servers' streams."""
         return bool(self._seen.reasons)
@@ -75,10 +96,8 @@ class Chat(Dialect[_Memory]):
 
     def feed_block(self, block: bytes) -> list[StreamToken] | None:
         """Plain form: every event is one line `data: {…}`, LF LF between, maybe `[DONE]` last."""
-        seen = self._seen
-        texts = self._learner.texts(block) if seen.known and not seen.halves.held else None
-        if texts is not None:
-            return [Text(text) for text in texts if text]
+        if self.recall is not None and (tokens := self._learner.tokens(block)) is not None:
+            return tokens
         if (body := _lines(block)) is None:
             return None
         done = block.endswith(_DONE)
@@ -130,7 +149,7 @@ class Chat(Dialect[_Memory]):
         )
 
     def _apply(self, chunk: Chunk, tokens: list[StreamToken]) -> list[StreamToken] | None:
-        if (said := _said_error(chunk)) is not None:
+        if (said := said_error(chunk)) is not None:
             return self.close(provider_error(said))
         choices = chunk.choices or ()
         if choices and not self._seen.known:
@@ -141,19 +160,22 @@ class Chat(Dialect[_Memory]):
             choices and chunk.prompt_token_ids is not None
         ):  # vLLM's chat has them beside its choices
             choices[0].prompt_token_ids = chunk.prompt_token_ids
+        usage, fault = chunk.usage, None
         for number, choice in enumerate(choices):
             self._choice(choice, self._index(choice.index, number), tokens)
-        usage = chunk.usage
-        if usage is None and isinstance(chunk.x_groq, dict):
+            usage, fault = usage or choice.usage, fault or choice.error  # Moonshot's, OpenRouter's
+        if not usage and isinstance(chunk.x_groq, dict):
             usage = chunk.x_groq.get("usage")
         if isinstance(usage, dict):
             self._account(openai_usage(usage), tokens)
-        if sources := chunk.search_results or chunk.citations:
+        if isinstance(fault, dict):
+            return self.close(provider_error({"error": fault}))
+        if sources := chunk.search_results or chunk.citations or chunk.web_search:
             self._cite(sources)
         return None
 
     def _cite(self, sources: Any) -> None:
-        """Take over what Perplexity repeats in every chunk."""
+        """Take over what Perplexity repeats in every chunk; xAI and Zhipu tell it once."""
         if not isinstance(sources, list) or sources == self._seen.sources:
             return
         carried = portable(sources)
@@ -161,6 +183,9 @@ class Chat(Dialect[_Memory]):
         self._seen.sources = carried
 
     def _introduce(self, chunk: Chunk) -> None:
+        if chunk.object == "chat.completion":  # a server that does not stream, in an event stream
+            for choice in chunk.choices or ():
+                choice.delta = choice.delta or choice.message
         self._seen.known = True
         self._seen.id, self._seen.model = string(chunk.id), string(chunk.model)
         self.changed = True
@@ -186,7 +211,7 @@ class Chat(Dialect[_Memory]):
         self, delta: ChoiceDelta, choice: Choice, index: int, tokens: list[StreamToken]
     ) -> None:
         logprobs = choice.logprobs
-        if delta.reasoning_content or delta.reasoning or delta.reasoning_details:
+        if _thinks(delta):
             self._reasoning(delta, index, tokens)
         if delta.content or logprobs or choice.token_ids or choice.prompt_token_ids:
             scores = self._scores(logprobs, "content")
@@ -198,16 +223,20 @@ class Chat(Dialect[_Memory]):
             if refusal or scores:
                 tokens.append(Refusal(refusal, index, scores))
         if delta.tool_calls:
-            self._tool_calls(delta.tool_calls, index, tokens)
+            self._tool_calls(delta, index, tokens)
         if delta.function_call is not None:
             self._function_call(delta.function_call, index, tokens)
         if isinstance(delta.annotations, list):
             tokens += [openai_citation(a, index) for a in delta.annotations if isinstance(a, dict)]
 
     def _reasoning(self, delta: ChoiceDelta, index: int, tokens: list[StreamToken]) -> None:
-        for part in openai_reasoning(
-            delta.reasoning_content, delta.reasoning, delta.reasoning_details, index
-        ):
+        texts = (delta.reasoning_content, delta.reasoning, delta.reasoning_text)
+        parts = openai_reasoning(texts, delta.reasoning_details, index)
+        if delta.thinking_blocks:
+            parts += thinking_blocks(delta.thinking_blocks, index, told=bool(parts))
+        if isinstance(delta.content, list):
+            parts += thinking_parts(delta.content, index)
+        for part in parts:
             content = self._joined("reasoning", part.content, index)
             if content == part.content:
                 tokens.append(part)
@@ -248,16 +277,19 @@ class Chat(Dialect[_Memory]):
         self.oddities += scores is None
         return scores
 
-    def _tool_calls(
-        self, pieces: list[ToolCallPiece], choice: int, tokens: list[StreamToken]
-    ) -> None:
+    def _tool_calls(self, delta: ChoiceDelta, choice: int, tokens: list[StreamToken]) -> None:
         tools = self._seen.tools.setdefault(choice, ToolCalls())
-        for piece in pieces:
-            function = piece.function or Function()
-            call = tools.piece(piece.index, piece.id, function.name, function.arguments, choice)
+        for piece, after in pieces(delta):
+            name, arguments = told(piece)
+            call = tools.piece(piece.index, piece.id, name, arguments, choice, after)
+            if call is None:
+                continue
             # Their sizes alone do not make a checkpoint: a lost one only loosens the limit.
-            self.changed |= call is not None and (call.id is not None or call.name is not None)
-            self._called(call, tokens)
+            self.changed |= call.id is not None or call.name is not None
+            self._called(call, tokens, free=piece.custom is not None)
+            if (signature := google_signature(piece)) is not None:
+                detail = {"tool_call": call.index}
+                tokens.append(Reasoning("", choice, signature=signature, detail=detail))
 
     def _function_call(self, call: Function, index: int, tokens: list[StreamToken]) -> None:
         name, said = string(call.name), call.arguments
@@ -276,8 +308,14 @@ class Completions(Chat):
         return [chunk.choices[0].text for chunk in found]
 
     def _choice(self, choice: Choice, index: int, tokens: list[StreamToken]) -> None:
+        if choice.text is None and choice.delta is not None:  # Mistral's and others' chunks of chat
+            super()._choice(choice, index, tokens)
+            return
         scores = legacy_logprobs(choice.logprobs)
-        self.oddities += scores is None and choice.logprobs is not None
+        if scores is None and isinstance(choice.logprobs, dict) and "content" in choice.logprobs:
+            scores = self._scores(choice.logprobs, "content")  # as llama.cpp has them
+        else:
+            self.oddities += scores is None and choice.logprobs is not None
         self._identified(choice.text, choice, index, scores or None, tokens)
         self._finish(choice.finish_reason, index)
 
@@ -289,21 +327,19 @@ def _lines(block: bytes) -> bytes | None:
     return block[len(_START) : -len(_END)]
 
 
-def _said_error(chunk: Chunk) -> Any:
-    """The error object in a chunk, or null: most servers', old vLLM's flat one, MiniMax's."""
-    if chunk.error is not None:
-        return {"error": chunk.error, "code": chunk.code}
-    if chunk.object == "error":
-        return {"message": chunk.message, "type": chunk.type, "code": chunk.code}
-    base = chunk.base_resp
-    return base if isinstance(base, dict) and base.get("status_code") not in (None, 0) else None
+def _thinks(delta: ChoiceDelta) -> bool:
+    """Whether there is anything for `_reasoning` to look at."""
+    text = delta.reasoning_content or delta.reasoning or delta.reasoning_text
+    other = delta.reasoning_details or delta.thinking_blocks
+    return bool(text or other) or type(delta.content) is list
 
 
 def _content_text(content: Any) -> str:
-    """Text, or the texts in an array of parts; anything else is none."""
+    """Text, or the texts in an array of parts but for thoughts; anything else is none."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         return ""
-    texts = (part.get("text") for part in content if isinstance(part, dict))
+    parts = (p for p in content if isinstance(p, dict) and p.get("type") not in THOUGHTS)
+    texts = (part.get("text") for part in parts)
     return "".join(text for text in texts if isinstance(text, str))

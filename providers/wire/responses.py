@@ -3,7 +3,8 @@
 https://platform.openai.com/docs/api-reference/responses-streaming. OpenRouter sends no `event:`
 lines: the payload's `type` decides. Some back ends change an item's id with every event, so that
 only `output_index` tells items apart. What deltas have told comes again in `.done` events, in the
-items and in the last event's `response`, and is not told twice.
+items and in the last event's `response`, and is not told twice; see `responses_told`. Older names
+of events are from OpenRouter's and OpenAI's earlier documentation.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from ringcast.providers.wire.responses_event import (
     WholeAnswer,
     text_deltas,
 )
+from ringcast.providers.wire.responses_told import Told
 from ringcast.providers.wire.sse import SseEvent, WireError
 from ringcast.providers.wire.tool_calls import ToolCalls
 from ringcast.providers.wire.usage import responses_usage
@@ -49,6 +51,8 @@ from ringcast.shm.tokens import (
 MAX_ITEMS: Final = 2**63
 
 _CALLS: Final = ("function_call", "custom_tool_call")
+_TOLD: Final = ("message", "reasoning")  # the items that come in deltas, but for calls
+_ENDS: Final = {"response.done": "completed"}  # others are called as the status that they mean
 _UNDER_WAY: Final = ("queued", "in_progress")
 
 # Progress of the provider's own tools, and ends of what the deltas told.
@@ -67,6 +71,7 @@ class _Memory(Memory, array_like=True):
     # ended, and for all other responses, of which nothing can be asked for again.
     after: int | None = None
     tools: ToolCalls = msgspec.field(default_factory=ToolCalls)
+    told: Told = msgspec.field(default_factory=Told)
 
 
 class Responses(Dialect[_Memory]):
@@ -102,7 +107,10 @@ class Responses(Dialect[_Memory]):
             return None
         if self._seen.after is not None and not self._go_on(found, self._seen.after):
             return None
-        return [Text(event.delta) for event in found if event.delta]
+        tokens: list[StreamToken] = [Text(event.delta) for event in found if event.delta]
+        if tokens:  # between the texts of two items is always another event
+            self._hear(found[-1].output_index)
+        return tokens
 
     def whole(self, answer: bytes) -> list[StreamToken] | None:
         """A non-streamed answer: a response with its output, unless it is still under way."""
@@ -112,7 +120,7 @@ class Responses(Dialect[_Memory]):
             if response.output is None or response.status in _UNDER_WAY:
                 return None
             for index, item in enumerate(response.output):
-                self._contents(index, item, tokens)
+                self._begin(index, item, tokens)
                 self._item(index, item, tokens)
         except WireError:
             return None
@@ -172,15 +180,24 @@ class Responses(Dialect[_Memory]):
     def _tell(self, event: Event, tokens: list[StreamToken]) -> list[StreamToken] | None:
         """Add what the event says; the last tokens if it ends the stream."""
         match kind := event.type:
-            case "response.output_text.delta":
-                self._text(event.delta, event.logprobs, tokens)
-            case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta":
-                self._reasoning(event.delta, _position(event.output_index), tokens)
+            case "response.output_text.delta" | "response.content_part.delta":
+                self._text(self._said(event), event.logprobs, tokens)
+            case "response.output_text.done" if self._lacks(event):
+                self._text(self._said(event), event.logprobs, tokens)
+            case (
+                "response.reasoning_summary_text.delta"
+                | "response.reasoning_text.delta"
+                | "response.reasoning_summary.delta"
+                | "response.reasoning.delta"
+            ):
+                self._reasoning(self._said(event), _position(event.output_index), tokens)
             case "response.reasoning_summary_part.added":
                 if part := whole(event.summary_index):
                     tokens.append(_next_part(_position(event.output_index), part))
             case "response.refusal.delta":
-                self._refusal(event.delta, tokens)
+                self._refusal(self._said(event), tokens)
+            case "response.refusal.done" if self._lacks(event):
+                self._refusal(self._said(event), tokens)
             case "response.function_call_arguments.delta":
                 self._call(_position(event.output_index), tokens, arguments=event.delta)
             case "response.custom_tool_call_input.delta":
@@ -188,6 +205,7 @@ class Responses(Dialect[_Memory]):
             case "response.function_call_arguments.done" | "response.custom_tool_call_input.done":
                 self._rest(_position(event.output_index), event, tokens)
             case "response.output_text.annotation.added":
+                self._hear(event.output_index)
                 self._annotations([event.annotation], tokens)
             case "response.output_item.added" if event.item is not None:
                 self._begin(_position(event.output_index), event.item, tokens)
@@ -200,12 +218,30 @@ class Responses(Dialect[_Memory]):
                 | "response.incomplete"
                 | "response.failed"
                 | "response.cancelled"
+                | "response.done"
             ):
-                word = kind.removeprefix("response.")
-                return self._end(word, event.response or Answer())
+                answer = event.response or Answer()
+                self._late(answer.output, tokens)
+                return self._end(_ENDS.get(kind, kind.removeprefix("response.")), answer)
             case _:
                 self.oddities += not (isinstance(kind, str) and _SILENT.fullmatch(kind))
         return None
+
+    def _said(self, event: Event) -> Any:
+        """The text of a delta, or of a part that had none."""
+        text = event.delta or event.text or event.refusal
+        if isinstance(text, dict):
+            text = text.get("text")
+        if text and isinstance(text, str):
+            self._hear(event.output_index)
+        return text
+
+    def _hear(self, index: Any) -> None:
+        if self._seen.told.tell(whole(index) or 0):
+            self.changed = True
+
+    def _lacks(self, event: Event) -> bool:
+        return self._seen.told.lacks(whole(event.output_index) or 0)
 
     def _text(self, text: Any, logprobs: Any, tokens: list[StreamToken]) -> None:
         self._content(text, 0, self._scores(logprobs) if logprobs else None, tokens)
@@ -228,24 +264,49 @@ class Responses(Dialect[_Memory]):
             tokens += [openai_citation(a, 0) for a in annotations if isinstance(a, dict)]
 
     def _begin(self, index: int, item: Item, tokens: list[StreamToken]) -> None:
-        """A call begins; its item's own id is for servers that send no other, or a new one each."""
-        if item.type in _CALLS:
+        """An item begins; a call's own id is for servers that send no other, or a new one each."""
+        if item.type in _TOLD:
+            self.changed |= not self._seen.told.begun
+            self._seen.told.begun = True
+        elif item.type in _CALLS:
             known = index in self._seen.tools.by_index
             id = string(item.call_id) or (None if known else string(item.id))
             self._call(index, tokens, id, string(item.name))
 
     def _item(self, index: int, item: Item, tokens: list[StreamToken]) -> None:
-        """What only the finished item tells: sealed reasoning, and calls that had no deltas."""
+        """What only the finished item tells: sealed reasoning, and all that had no deltas."""
         if item.type in _CALLS:
             self._begin(index, item, tokens)
             self._rest(index, item, tokens)
-        elif item.type == "reasoning" and (sealed := string(item.encrypted_content)):
+        elif item.type in _TOLD:
+            before = len(tokens)
+            if self._seen.told.lacks(index):
+                self._contents(index, item, tokens)
+            if len(tokens) > before:
+                self._hear(index)
+            self._seal(index, item, tokens)
+
+    def _late(self, output: Any, tokens: list[StreamToken]) -> None:
+        """What only the last event tells: seals, or all of an answer of which nothing was told."""
+        unsealed = not self._seen.told.sealed
+        silent = unsealed and not self._seen.told.items and not self._seen.tools.calls
+        for index, said in enumerate(output if isinstance(output, list) else ()):
+            item = convert(said, Item) if isinstance(said, dict) else Item()
+            if silent:
+                self._begin(index, item, tokens)
+                self._item(index, item, tokens)
+            elif unsealed:
+                self._seal(index, item, tokens)
+
+    def _seal(self, index: int, item: Item, tokens: list[StreamToken]) -> None:
+        if item.type == "reasoning" and (sealed := string(item.encrypted_content)):
             about = {"type": item.type, "id": string(item.id), "format": string(item.format)}
             detail = {key: value for key, value in about.items() if value is not None}
             tokens.append(Reasoning("", block=index, encrypted=sealed, detail=detail))
+            self._seen.told.sealed = self.changed = True
 
     def _contents(self, index: int, item: Item, tokens: list[StreamToken]) -> None:
-        """What deltas tell in a stream. Raises `WireError` if it is no list of parts."""
+        """What deltas tell in most streams."""
         if item.type == "reasoning":
             for number, part in enumerate(_parts(item.summary)):
                 if number:
@@ -255,9 +316,14 @@ class Responses(Dialect[_Memory]):
                 self._reasoning(part.text, index, tokens)
         elif item.type == "message":
             for part in _parts(item.content):
-                self._text(part.text, part.logprobs, tokens)
-                self._annotations(part.annotations, tokens)
-                self._refusal(part.refusal, tokens)
+                self._part(part, tokens)
+
+    def _part(self, part: Part, tokens: list[StreamToken]) -> None:
+        if part.type == "refusal":
+            self._refusal(part.refusal, tokens)
+        else:
+            self._text(part.text, part.logprobs, tokens)
+            self._annotations(part.annotations, tokens)
 
     def _call(
         self,
@@ -323,7 +389,8 @@ def _next_part(block: int, part: int) -> Reasoning:
 
 
 def _parts(value: Any) -> list[Part]:
-    return convert(value or [], list[Part])
+    said = value if isinstance(value, list) else []
+    return [convert(part, Part) for part in said if isinstance(part, dict)]
 
 
 def _position(value: Any) -> int:

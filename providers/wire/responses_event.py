@@ -21,6 +21,7 @@ class PlainTextDelta(msgspec.Struct, gc=False):
 
     type: Literal["response.output_text.delta"]
     delta: str
+    output_index: int | None = None
     sequence_number: int | None = None
     logprobs: tuple[()] | None = None
     error: None = None
@@ -52,7 +53,7 @@ class Item(msgspec.Struct, gc=False):
 
 
 class Answer(msgspec.Struct, gc=False):
-    """`response` of the events that begin and end an answer; its output was streamed."""
+    """`response` of the events that begin and end an answer; mostly its output was streamed."""
 
     id: Any = None
     model: Any = None
@@ -61,6 +62,7 @@ class Answer(msgspec.Struct, gc=False):
     incomplete_details: Any = None
     error: Any = None
     usage: Any = None
+    output: Any = None
 
 
 class WholeAnswer(Answer, gc=False):
@@ -77,6 +79,8 @@ class Event(msgspec.Struct, gc=False):
     output_index: Any = None
     summary_index: Any = None
     delta: Any = None
+    text: Any = None
+    refusal: Any = None
     logprobs: Any = None
     arguments: Any = None
     input: Any = None

@@ -17,7 +17,7 @@ import msgspec
 
 from ringcast.providers.wire.anthropic import MAX_BLOCKS, Messages
 from ringcast.providers.wire.chunk import ChoiceDelta
-from ringcast.providers.wire.dialect import Dialect
+from ringcast.providers.wire.dialect import Dialect, Recall
 from ringcast.providers.wire.gemini import Generate
 from ringcast.providers.wire.generation import FunctionCall
 from ringcast.providers.wire.message import Block
@@ -39,13 +39,15 @@ class OpenAi(Thinker[Any], Chat):
         super().__init__()
         self._own = Tags()
 
-    def feed_block(self, block: bytes) -> list[StreamToken] | None:
-        """Plain form, once no tag can come: on the fast way, text of choice 0 is text."""
+    @property
+    def recall(self) -> Recall | None:
+        """As others', once no tag can come: on the fast way, text of choice 0 is text."""
         tag = self._own.by_choice.get(0)
-        return super().feed_block(block) if tag and tag.settled else None
+        return super().recall if tag and tag.settled else None
 
     def _reasoning(self, delta: ChoiceDelta, index: int, tokens: list[StreamToken]) -> None:
         delta.reasoning = delta.reasoning_details = None
+        delta.reasoning_text = delta.thinking_blocks = None
         super()._reasoning(delta, index, tokens)
 
 
@@ -64,7 +66,7 @@ class OpenRouter(Handler[Any], Chat):
 
     def _reasoning(self, delta: ChoiceDelta, index: int, tokens: list[StreamToken]) -> None:
         delta.reasoning_content = None
-        details = openai_reasoning(None, None, delta.reasoning_details, index)
+        details = openai_reasoning((), delta.reasoning_details, index)
         if index not in self._own.choices and any(detail.content for detail in details):
             self._own.choices.add(index)
             self.changed = True

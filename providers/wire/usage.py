@@ -13,20 +13,30 @@ from ringcast.shm.tokens import Usage
 
 TICKS_A_DOLLAR: Final = 10**10  # xAI counts what it charges in these
 
+_CACHE_READ: Final = (
+    "prompt_cache_hit_tokens",
+    "cached_tokens",
+    "num_cached_tokens",
+    "cache_read_input_tokens",
+)
+
 
 def openai_usage(usage: dict[str, Any]) -> Usage:
     """From a chat or completions chunk, in the dialects of DeepSeek, OpenRouter, Perplexity, xAI.
 
+    What a cache gave and took has more names: Moonshot's and Mistral's (two), LiteLLM's.
     https://platform.openai.com/docs/api-reference/chat/streaming
     """
-    prompt = _object(usage.get("prompt_tokens_details"))
+    prompt = _object(usage.get("prompt_tokens_details") or usage.get("prompt_token_details"))
     completion = _object(usage.get("completion_tokens_details"))
     return Usage(
         input_tokens=_count(usage.get("prompt_tokens")),
         output_tokens=_count(usage.get("completion_tokens")),
         total_tokens=_count(usage.get("total_tokens")),
-        cache_read_tokens=_first(prompt.get("cached_tokens"), usage.get("prompt_cache_hit_tokens")),
-        cache_write_tokens=_count(prompt.get("cache_write_tokens")),
+        cache_read_tokens=_first(prompt.get("cached_tokens"), *map(usage.get, _CACHE_READ)),
+        cache_write_tokens=_first(
+            prompt.get("cache_write_tokens"), usage.get("cache_creation_input_tokens")
+        ),
         reasoning_tokens=_first(completion.get("reasoning_tokens"), usage.get("reasoning_tokens")),
         cost=_cost(usage),
     )
@@ -54,7 +64,8 @@ def responses_usage(usage: dict[str, Any]) -> Usage:
 def anthropic_usage(usage: dict[str, Any]) -> Usage:
     """From message_start or message_delta; `input_tokens` excludes what was cached.
 
-    `output_tokens` includes thinking, of which the official SDKs tell no separate count.
+    `output_tokens` includes thinking, of which the official SDKs tell no separate count. Costs
+    are told by OpenRouter.
     https://docs.anthropic.com/en/api/messages-streaming
     """
     return Usage(
@@ -62,6 +73,7 @@ def anthropic_usage(usage: dict[str, Any]) -> Usage:
         output_tokens=_count(usage.get("output_tokens")),
         cache_read_tokens=_count(usage.get("cache_read_input_tokens")),
         cache_write_tokens=_count(usage.get("cache_creation_input_tokens")),
+        cost=_cost(usage),
     )
 
 
@@ -118,6 +130,15 @@ def invocation_usage(metrics: dict[str, Any]) -> Usage:
         cache_read_tokens=_count(metrics.get("cacheReadInputTokenCount")),
         cache_write_tokens=_count(metrics.get("cacheWriteInputTokenCount")),
     )
+
+
+def cohere_usage(meta: dict[str, Any]) -> Usage:
+    """From an answer's `meta`: the tokens, which are more than those that are billed.
+
+    https://docs.cohere.com/v1/reference/chat
+    """
+    tokens = _object(meta.get("tokens")) or _object(meta.get("billed_units"))
+    return counted(tokens.get("input_tokens"), tokens.get("output_tokens"))
 
 
 def counted(given: Any, made: Any) -> Usage:

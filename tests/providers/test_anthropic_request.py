@@ -269,6 +269,16 @@ def test_documents(file: Json, document: Json) -> None:
     assert said(user({"type": "file", "file": file})) == [{"type": "document"} | document]
 
 
+# Tools
+
+
+def test_what_a_tool_has_beside_its_function() -> None:
+    beside = {"eager_input_streaming": True, "defer_loading": True, "input_examples": [{"n": 1}]}
+    function = {"name": "f", "parameters": {"type": "object"}}
+    tool = sent(tools=[{"type": "function", "function": function, "other": 1} | beside])["tools"][0]
+    assert tool == {"name": "f", "input_schema": {"type": "object"}} | beside
+
+
 # Thinking
 
 
@@ -287,6 +297,33 @@ def test_thoughts_come_first_with_their_proofs() -> None:
         {"type": "redacted_thinking", "data": "X"},
         text("so"),
         {"type": "tool_use", "id": "a", "name": "f", "input": {}},
+    ]
+
+
+def test_blocks_of_the_apis_own_go_back_as_they_were() -> None:
+    search = {"type": "server_tool_use", "id": "s", "name": "web_search"}
+    found = {"type": "web_search_tool_result", "tool_use_id": "s", "content": [{"url": "u"}]}
+    details: list[Json] = [
+        {"type": "compaction", "content": None},
+        {"type": "compaction_delta", "content": "so "},
+        {"type": "compaction_delta", "content": "far", "encrypted_content": "E"},
+        search | {"input": {}},
+        {"type": "input_json_delta", "partial_json": '{"q":'},
+        {"type": "input_json_delta", "partial_json": '"x"}'},
+        found,
+        {"type": "reasoning.text"},  # another provider's
+        {"type": "mcp_tool_use", "id": "m", "name": "f", "input": {}},
+        {"type": "input_json_delta", "partial_json": '{"cut'},
+    ]
+    pieces: list[Json] = [{"content": "hm"}, {"signature": "S"}]
+    pieces += [{"detail": detail, "block": number} for number, detail in enumerate(details, 1)]
+    earlier = {"role": "assistant", "content": "so", "reasoning": pieces}
+    assert turns(USER, earlier, USER)[1]["content"] == [
+        {"type": "thinking", "thinking": "hm", "signature": "S"},
+        {"type": "compaction", "content": "so far", "encrypted_content": "E"},
+        search | {"input": {"q": "x"}},
+        found,
+        text("so"),
     ]
 
 

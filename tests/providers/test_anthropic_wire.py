@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringcast.errors import Code
-from ringcast.providers.wire.body import Ending, open_body
+from ringcast.providers.wire.body import Body, Ending, open_body
 from ringcast.providers.wire.summary import decode, summarize
 from ringcast.shm.tokens import (
     Citation,
@@ -107,11 +107,95 @@ def test_tool_calls_of_the_model_only() -> None:
         block("tool_use", 2, id="b", name="g", input={}),
         delta("input_json_delta", 7, partial_json="lost"),
     )
-    assert found[:-1] == [
+    calls = [token for token in found if isinstance(token, ToolCall)]
+    assert calls == [
         ToolCall(0, "a", "f"),
         ToolCall(0, arguments="{}"),
         ToolCall(1, "b", "g"),
     ]
+
+
+def test_input_at_the_start_of_a_call_counts_unless_pieces_of_it_follow() -> None:
+    def call(index: int, name: str) -> dict[str, Any]:
+        return block("tool_use", index, id=name, name=name, input={"n": 1.0})
+
+    found = tokens(
+        call(0, "a"),
+        {"type": "content_block_stop", "index": 0},
+        call(1, "b"),
+        delta("input_json_delta", 1, partial_json=""),
+        delta("input_json_delta", 1, partial_json='{"n":2}'),
+        {"type": "content_block_stop", "index": 1},
+        call(2, "c"),
+        END,
+    )
+    calls = summarize(found)["tool_calls"]
+    assert [call["arguments"] for call in calls] == ['{"n":1}', '{"n":2}', '{"n":1}']
+    assert isinstance(found[-1], Done)
+    assert found[-1].arguments_valid is True
+
+
+def test_a_message_may_begin_with_what_tools_have_found() -> None:
+    """So do answers to results of calls that code of the provider's has made."""
+    result = {"type": "code_execution_tool_result", "tool_use_id": "s", "content": {"stdout": "1"}}
+    call = {"type": "tool_use", "id": "t", "name": "f", "input": {"id": "c"}}
+    message = START["message"] | {"content": [result, call], "stop_reason": "tool_use"}  # type: ignore[operator]
+    assert tokens({"type": "message_start", "message": message}, END) == [
+        Usage(3, 1),
+        Reasoning("", detail=result),
+        ToolCall(0, "t", "f"),
+        ToolCall(0, arguments='{"id":"c"}'),
+        Done("tool_calls", "tool_use", usage=Usage(3, 1), id="m1", model="c", arguments_valid=True),
+    ]
+
+
+def test_blocks_of_the_providers_own_are_carried_as_they_come() -> None:
+    search = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
+    result = {"type": "web_search_tool_result", "tool_use_id": "s", "content": [{"url": "u"}]}
+    found = tokens(
+        START,
+        {"type": "content_block_start", "index": 0, "content_block": search},
+        delta("input_json_delta", 0, partial_json=""),
+        delta("input_json_delta", 0, partial_json='{"q":"x"}'),
+        {"type": "content_block_stop", "index": 0},
+        {"type": "content_block_start", "index": 1, "content_block": result},
+        block("compaction", 2, content=None),
+        delta("compaction_delta", 2, content="so far", encrypted_content=None),
+        block("brand_new", 3, x=1),
+        delta("brand_new_delta", 3, y=1),
+        text("y", 4),
+        END,
+    )
+    assert found[1:-1] == [
+        Reasoning("", detail=search),
+        Reasoning("", detail={"type": "input_json_delta", "partial_json": '{"q":"x"}'}),
+        Reasoning("", block=1, detail=result),
+        Reasoning("", block=2, detail={"type": "compaction", "content": None}),
+        Reasoning("", block=2, detail={"type": "compaction_delta", "content": "so far"}),
+        Reasoning("", block=3, detail={"type": "brand_new", "x": 1}),
+        Text("y"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["tool_use", "server_tool_use"])
+def test_a_block_that_is_open_survives_a_hand_over(kind: str) -> None:
+    started = block(kind, 0, id="s", name="f", input={"n": 1})
+    payloads = [START, started, {"type": "content_block_stop", "index": 0}, END]
+    pieces = [delta("input_json_delta", 0, partial_json=piece) for piece in ('{"q', '":1}')]
+    for said in (payloads, [*payloads[:2], *pieces, END]):
+        body, found = open_body("messages"), list[StreamToken]()
+        state = body.state()
+        for payload in said:
+            body = Body.restore("messages", state)
+            found += body.feed(stream(payload))
+            state = body.state() if body.dirty else state
+        assert found == tokens(*said)
+
+
+def test_openrouter_tells_what_a_message_cost() -> None:
+    last = tokens(START, STOP | {"usage": {"output_tokens": 9, "cost": 0.25}}, END)[-1]
+    assert isinstance(last, Done)
+    assert last.usage == Usage(3, 9, cost=0.25)
 
 
 def test_a_second_message_has_blocks_of_its_own() -> None:
@@ -122,6 +206,19 @@ def test_a_second_message_has_blocks_of_its_own() -> None:
         ToolCall(1, None, "g"),
         ToolCall(1, arguments="{}"),
     ]
+
+
+def test_a_message_that_is_begun_again_does_not_lose_the_call_that_is_open() -> None:
+    found = tokens(
+        START,
+        block("tool_use", 0, id="a", name="f"),
+        delta("input_json_delta", partial_json='{"n":'),
+        START,
+        START,
+        delta("input_json_delta", partial_json="1}"),
+        END,
+    )
+    assert summarize(found)["tool_calls"] == [{"id": "a", "name": "f", "arguments": '{"n":1}'}]
 
 
 def test_citations() -> None:
@@ -287,6 +384,31 @@ def fast(blocks: list[bytes]) -> list[StreamToken]:
 def test_fast_paths_decode_as_the_general_one(blocks: list[list[Any]], pad: str) -> None:
     encoded = [stream(*payloads, pad=pad) for payloads in blocks]
     assert fast(encoded) == general(encoded)
+
+
+SAID = st.sampled_from(
+    [
+        *(START, STOP, text("x"), delta("thinking_delta", thinking="h")),
+        *(block("tool_use", number, id=f"t{number}", name="f", input={}) for number in (0, 1)),
+        *(block("tool_use", number, name="g", input={"n": number}) for number in (0, 1)),
+        *(block("server_tool_use", number, id="s", name="w", input={}) for number in (0, 1)),
+        block("web_search_tool_result", 1, tool_use_id="s", content=[]),
+        *(delta("input_json_delta", number, partial_json='{"a":1}') for number in (0, 1)),
+        *({"type": "content_block_stop", "index": number} for number in (0, 1)),
+    ]
+)
+
+
+@given(st.lists(SAID, max_size=12))
+def test_hand_over_at_every_event(payloads: list[dict[str, Any]]) -> None:
+    """The successor has the last state that was worth a checkpoint."""
+    body, found = open_body("messages"), list[StreamToken]()
+    state = body.state()
+    for payload in [*payloads, END]:
+        body = Body.restore("messages", state)
+        found += body.feed(stream(payload))
+        state = body.state() if body.dirty else state
+    assert found == tokens(*payloads, END)
 
 
 NOISE = [

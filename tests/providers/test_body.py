@@ -101,7 +101,7 @@ def test_an_unfinished_line_is_never_half_parsed() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", ["x", 5, {"message": "m"}, ["a"], False, {"a": {"b": 1}}, "<html>"]
+    "error", ["x", 5, {"message": "m"}, ["a"], True, {"a": {"b": 1}}, "<html>"]
 )
 def test_any_error_but_null_ends_the_stream(error: Any) -> None:
     data = HELLO + b"data: " + json.dumps({"error": error}).encode() + b"\n\n" + HELLO

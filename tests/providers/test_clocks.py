@@ -14,6 +14,7 @@ from typing import Literal
 
 import pytest
 from fakes.daemon import Daemon, ask, daemon, free_port, in_loop, replaying, take, take_some, texts
+from fakes.frames import chunk, message
 from fakes.pipeline import ring
 from hypothesis import given
 from hypothesis import strategies as st
@@ -257,6 +258,9 @@ PING = b'event: ping\ndata: {"type": "ping"}\n\n'
         b"event: ping\n\n",
         b": keep-alive\n\n" + PING,
         b"id: 7\nretry: 100\n" + PING,
+        b"data: : keepalive\n\n",
+        chunk({"type": "ping"}),
+        chunk({"type": "ping"}) * 2,
     ],
 )
 def test_pings_are_known(block: bytes) -> None:
@@ -277,6 +281,9 @@ def test_pings_are_known(block: bytes) -> None:
         b'{"message":{"content":"ping"}}\n',
         b"\0\0\0\x10\0\0\0\0\x05\xc2\x48\xeb\x7d\x98\xc8\xff",
         PING * (LARGEST // len(PING) + 1),
+        chunk({"type": "pings"}),
+        chunk({"type": "ping"}) + chunk({"type": "message_stop"}),
+        message({":message-type": "exception"}, b'{"message":"ping"}'),
     ],
 )
 def test_all_else_gets_on(block: bytes) -> None:

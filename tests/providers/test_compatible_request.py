@@ -344,3 +344,45 @@ def test_one_question_counts_with_vllm_and_llama_cpp() -> None:
     assert local.read_count(b'{"count": 3, "max_model_len": 9, "tokens": [1, 2, 3]}') == 3
     assert local.read_count(b'{"tokens": [1, 2]}') == 2
     assert local.may_not_count
+
+
+def returned(reasoning: list[Json], **call: Any) -> Json:
+    """How an assistant's message with two calls is sent back to any compatible server."""
+    calls = [{"id": i, "type": "function", "function": {"name": i}} | call for i in "ab"]
+    said: Json = {"role": "assistant", "tool_calls": calls, "reasoning": reasoning}
+    results = [{"role": "tool", "tool_call_id": i, "content": ""} for i in "ab"]
+    body = shaped("openai-compatible", messages=[USER, said, *results]).body
+    sent: Json = body["messages"][1]
+    return sent
+
+
+def test_googles_signature_goes_back_beside_its_call() -> None:
+    signed = {"content": "", "signature": "S", "detail": {"tool_call": 1}}
+    first, second = returned([signed])["tool_calls"]
+    assert "extra_content" not in first
+    assert second["extra_content"] == {"google": {"thought_signature": "S"}}
+
+
+def test_a_signature_that_is_beside_its_call_already_stays() -> None:
+    signed = {"content": "", "signature": "S", "detail": {"tool_call": 1}}
+    assert returned([signed], extra_content=5)["tool_calls"][1]["extra_content"] == 5
+
+
+@pytest.mark.parametrize("number", [2, -1, "1", None])
+def test_a_signature_of_no_call_goes_nowhere(number: Any) -> None:
+    sent = returned([{"content": "", "signature": "S", "detail": {"tool_call": number}}])
+    assert not any("extra_content" in call for call in sent["tool_calls"])
+    assert "thinking_blocks" not in sent
+
+
+def test_claudes_thoughts_go_back_as_litellm_gives_them() -> None:
+    pieces = [
+        {"content": "h"},
+        {"content": "m", "signature": "S"},
+        {"content": "", "encrypted": "E"},
+    ]
+    assert returned(pieces)["thinking_blocks"] == [
+        {"type": "thinking", "thinking": "hm", "signature": "S"},
+        {"type": "redacted_thinking", "data": "E"},
+    ]
+    assert "thinking_blocks" not in returned([{"content": "hm"}])

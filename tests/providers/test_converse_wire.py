@@ -161,8 +161,12 @@ def test_results_of_tools_that_the_service_runs_are_kept() -> None:
     ]
 
 
-def test_a_stop_sequence_and_a_routed_model() -> None:
-    extra = {"stop_sequence": "\n\nHuman"}
+@pytest.mark.parametrize(
+    "extra",
+    [{"stop_sequence": "\n\nHuman"}, {"delta": {"stop_sequence": "\n\nHuman"}}],
+    ids=["answer", "stream"],
+)
+def test_a_stop_sequence_and_a_routed_model(extra: dict[str, Any]) -> None:
     trace = {"promptRouter": {"invokedModelId": "arn:m"}}
     done = tokens(
         stop("stop_sequence", additionalModelResponseFields=extra),
@@ -202,6 +206,13 @@ def test_an_exception_tells_the_models_own_status() -> None:
     said = {"message": "m", "originalStatusCode": 500, "originalMessage": "o"}
     (last,) = tokens(exception("modelStreamErrorException", said))
     assert last == Error(Code.PROVIDER_ERROR, "m", True, 500, "modelStreamErrorException")
+
+
+def test_the_models_own_words_are_better_than_none() -> None:
+    said = {"originalStatusCode": 503, "originalMessage": "the model is away"}
+    name = "modelStreamErrorException"
+    (last,) = tokens(exception(name, said))
+    assert last == Error(Code.PROVIDER_ERROR, "the model is away", True, 503, name)
 
 
 def test_a_prompt_that_is_too_long() -> None:

@@ -305,10 +305,22 @@ def test_the_last_grounding_counts() -> None:
     first = {"groundingChunks": [{"web": {"uri": "old"}}]}
     last = {"groundingChunks": [web, book], "groundingSupports": [support]}
     queries = {"webSearchQueries": ["q"], "groundingChunks": []}
-    groundings = [text("x", groundingMetadata=g) for g in (first, last, queries)]
-    assert tokens(*groundings, STOP)[3:-1] == [
+    groundings = [text("x", groundingMetadata=g) for g in ({}, first, last, queries)]
+    assert tokens(*groundings, STOP)[4:-1] == [
         Citation("u", "t", "claim", 0, 5, 0, web | {"groundingSupports": [support]}),
         Citation(None, "b", "said", None, None, 0, book),
+        Reasoning("", detail={"type": "grounding", "webSearchQueries": ["q"]}),
+    ]
+
+
+def test_what_else_is_known_of_a_search_comes_last() -> None:
+    pages = {"urlMetadata": [{"retrievedUrl": "u", "urlRetrievalStatus": "OK"}]}
+    shown = {"searchEntryPoint": {"renderedContent": "<div>"}}
+    found = tokens(
+        text("x"), text("y", urlContextMetadata=pages), text("z", groundingMetadata=shown), STOP
+    )
+    assert found[3:-1] == [
+        Reasoning("", detail={"type": "grounding", "urlContextMetadata": pages} | shown)
     ]
 
 
@@ -359,6 +371,41 @@ def test_whole_answers_and_arrays_of_chunks() -> None:
     assert other.code == Code.NOT_EVENT_STREAM
 
 
+def test_of_an_array_that_was_cut_the_whole_chunks_count() -> None:
+    many = json.dumps([text("x"), text("y", finishReason="STOP")], indent=2).encode()
+    first, both = len(json.dumps([text("x")], indent=2)) - len("\n]"), len(many) - len("\n]")
+    for size in range(first, both):
+        *texts, last = decode("generate", [many[:size]])
+        assert texts == [Text("x")]
+        assert isinstance(last, Error)
+        assert (last.code, last.retryable) == (Code.STREAM_INCOMPLETE, True)
+    for size in range(both, len(many) + 1):  # without the closing bracket nothing is missing
+        found = decode("generate", [many[:size]])
+        assert found == [Text("x"), Text("y"), Done("stop", "STOP", id="r", model="g")]
+    failed = json.dumps([text("x"), FAULT]).encode()[:-1]
+    assert decode("generate", [failed]) == [Text("x"), FAILED]
+    nothing = decode("generate", [b'[{"models": []},'])[-1]
+    assert isinstance(nothing, Error)
+    assert nothing.code == Code.NOT_EVENT_STREAM
+
+
+def test_a_chunk_may_be_in_a_response() -> None:
+    wrapped = [{"response": one, "traceId": "t"} for one in (text("x"), text("y"), STOP)]
+    assert tokens(*wrapped) == tokens(text("x"), text("y"), STOP)
+    answer = json.dumps(wrapped[0] | {"response": text("x", finishReason="STOP")}).encode()
+    assert decode("generate", [answer])[0] == Text("x")
+
+
+def test_text_and_a_call_in_one_part_are_both_told() -> None:
+    part = {"functionCall": {"name": "f", "args": {}}, "thoughtSignature": "S"}
+    signed = Reasoning("", signature="S", detail={"tool_call": 0})
+    called = [ToolCall(0, None, "f", "{}"), signed]
+    assert tokens(chunk(part | {"text": ""}), STOP)[:-1] == called
+    assert tokens(chunk(part | {"text": "x"}), STOP)[:-1] == [Text("x"), *called]
+    thought = part | {"text": "hm", "thought": True}
+    assert tokens(chunk(thought), STOP)[:-1] == [Reasoning("hm"), *called]
+
+
 @pytest.mark.parametrize(
     "payload",
     [
@@ -378,7 +425,7 @@ def test_bad_events(payload: Json) -> None:
 
 
 def test_unknown_keys_and_values_pass() -> None:
-    strange = text("x", urlContextMetadata={"a": 1}, brandNew=[1]) | {"more": {"x": None}}
+    strange = text("x", brandNewer={"a": 1}, brandNew=[1]) | {"more": {"x": None}}
     assert tokens(strange, {"usageMetadata": {"promptTokenCount": "many"}}, STOP)[:-1] == [
         Text("x")
     ]

@@ -166,6 +166,35 @@ def test_pictures_and_googles_tools_are_carried() -> None:
     ]
 
 
+def test_a_step_of_googles_tools_has_the_id_of_its_start() -> None:
+    step = {"type": "google_search_call", "id": "s", "arguments": {"queries": ["q"]}}
+    found = tokens(
+        start("google_search_call", 0, id="s", signature=""),
+        delta("google_search_call", 0, arguments={"queries": ["q"]}),
+        event("step.stop", index=0),
+        start("google_search_result", 1, call_id="s", signature=""),
+        delta("google_search_result", 1, result=[{"url": "u"}], signature="S"),
+        event("step.stop", index=1),
+        completed(),
+    )
+    result = {"type": "google_search_result", "call_id": "s", "result": [{"url": "u"}]}
+    assert found[:-1] == [
+        Reasoning("", detail=step),
+        Reasoning("", 0, 1, "S", detail=result),
+    ]
+
+
+def test_a_delta_of_text_needs_no_type() -> None:
+    assert tokens(event("step.delta", index=0, delta={"text": "x"}), completed())[0] == Text("x")
+
+
+def test_an_event_may_tell_the_status_by_its_name() -> None:
+    assert isinstance(tokens(event("interaction.completed"))[-1], Done)
+    last = tokens(event("interaction.in_progress"), event("interaction.requires_action"))[-1]
+    assert isinstance(last, Done)
+    assert (last.finish_reason, last.provider_reason) == ("tool_calls", "requires_action")
+
+
 def test_citations() -> None:
     url = {"type": "url_citation", "url": "u", "title": "t", "start_index": 1, "end_index": 2}
     file = {"type": "file_citation", "document_uri": "d", "file_name": "f"}
@@ -355,6 +384,8 @@ EVENTS = st.one_of(
             *(created(), created(event_id="a"), completed(), completed("failed"), stop(1)),
             *(start("function_call", 1, name="f"), start("user_input"), {}, {"delta": {}}),
             *(event("error"), event("step.delta"), delta("text", -1), status("in_progress")),
+            *(start("google_search_call", n, id="s") for n in (1, 2)),
+            *(delta("google_search_call", n, arguments={"queries": ["q"]}) for n in (1, 2)),
         ]
     ),
 )
@@ -379,10 +410,12 @@ def test_fast_paths_decode_as_the_general_one(blocks: list[list[Json]]) -> None:
 def test_hand_over_at_every_block(blocks: list[list[Json]]) -> None:
     encoded = [stream(*events) for events in blocks]
     body, found = open_body("interactions"), []
+    state = body.state()
     for block in encoded:
-        body = Body.restore("interactions", body.state())
+        body = Body.restore("interactions", state)
         found += body.feed(block)
-    found += Body.restore("interactions", body.state()).end(Ending())
+        state = body.state() if body.dirty else state
+    found += Body.restore("interactions", state).end(Ending())
     assert found == decoded(encoded, fast=True)
 
 

@@ -14,6 +14,7 @@ from ringcast.errors import Code
 from ringcast.providers.wire.body import Body, Ending, open_body
 from ringcast.providers.wire.summary import decode
 from ringcast.shm.tokens import (
+    Citation,
     Delta,
     Done,
     Error,
@@ -108,6 +109,26 @@ CHAT: list[Json] = [
     {"choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": None}]},
     {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]} | METRICS,
 ]
+MISTRAL_CHAT: list[Json] = [
+    {"choices": [{"index": 0, "message": {"content": "Hello"}, "stop_reason": None}]},
+    {"choices": [{"index": 0, "message": {"content": ""}, "stop_reason": "length"}]} | METRICS,
+]
+DEEPSEEK: list[Json] = [
+    {"choices": [{"index": 0, "text": "Hello", "stop_reason": None}]},
+    {"choices": [{"index": 0, "text": "", "stop_reason": "stop"}]} | METRICS,
+]
+COHERE_CHAT: list[Json] = [
+    {"event_type": "stream-start", "generation_id": "g", "is_finished": False},
+    {"event_type": "text-generation", "text": "Hel", "is_finished": False},
+    {"event_type": "text-generation", "text": "lo", "is_finished": False},
+    {
+        "event_type": "stream-end",
+        "is_finished": True,
+        "finish_reason": "COMPLETE",
+        "response": {"text": "Hello", "chat_history": [{"message": "Hello"}]},
+    }
+    | METRICS,
+]
 FORMATS = {
     "claude": CLAUDE,
     "legacy": LEGACY,
@@ -117,6 +138,9 @@ FORMATS = {
     "mistral": MISTRAL,
     "cohere": COHERE,
     "chat": CHAT,
+    "mistral_chat": MISTRAL_CHAT,
+    "deepseek": DEEPSEEK,
+    "cohere_chat": COHERE_CHAT,
 }
 
 
@@ -186,12 +210,18 @@ def test_nova() -> None:
         ("mistral", "stop", "stop", (7, 9)),
         ("cohere", "MAX_TOKENS", "length", (7, 9)),
         ("chat", "stop", "stop", (7, 9)),
+        ("mistral_chat", "length", "length", (7, 9)),
+        ("deepseek", "stop", "stop", (7, 9)),
+        ("cohere_chat", "COMPLETE", "stop", (7, 9)),
     ],
 )
 def test_the_others(name: str, reason: str, meaning: Any, counts: tuple[int, int]) -> None:
     found = tokens(*FORMATS[name])
     assert "".join(token.content for token in found if isinstance(token, Text)) == "Hello"
-    assert found[-1] == Done(meaning, reason, usage=Usage(*counts))
+    last = found[-1]
+    assert isinstance(last, Done)
+    assert (last.finish_reason, last.provider_reason) == (meaning, reason)
+    assert last.usage == Usage(*counts)
     assert sum(isinstance(token, Usage) for token in found) == 1
 
 
@@ -209,6 +239,65 @@ def test_an_exception_ends_any(name: str) -> None:
     last = decode("invoke", [first + bad + first])[-1]
     assert isinstance(last, Error)
     assert (last.code, last.type) == (Code.RATE_LIMITED, "throttlingException")
+
+
+def test_calls_of_mistrals_chat() -> None:
+    call = {"id": "t", "function": {"name": "f", "arguments": '{"n": 1}'}}
+    message = {"content": "", "tool_calls": [call]}
+    assert tokens({"choices": [{"index": 0, "message": message, "stop_reason": "tool_calls"}]}) == [
+        ToolCall(0, "t", "f", '{"n": 1}'),
+        Done("tool_calls", "tool_calls", arguments_valid=True),
+    ]
+
+
+def test_calls_and_citations_of_coheres_chat() -> None:
+    """A call comes in pieces and then whole, or only whole, each time with the plan for it."""
+    cited = {"start": 0, "end": 4, "text": "plan", "document_ids": ["d"]}
+    call = {"name": "f", "parameters": {"n": 1}}
+    end = {"event_type": "stream-end", "is_finished": True, "finish_reason": "COMPLETE"}
+    meta = {"tokens": {"input_tokens": 3, "output_tokens": 5}, "billed_units": {"input_tokens": 1}}
+    pieces: list[Json] = [
+        {"event_type": "tool-calls-chunk", "text": "plan"},
+        {"event_type": "tool-calls-chunk", "tool_call_delta": {"index": 0, "name": "f"}},
+        {"event_type": "tool-calls-chunk", "tool_call_delta": {"index": 0, "parameters": '{"n":'}},
+        {"event_type": "tool-calls-chunk", "tool_call_delta": {"index": 0, "parameters": "1}"}},
+    ]
+    generated = {"event_type": "tool-calls-generation", "text": "plan", "tool_calls": [call]}
+    last = Done("tool_calls", "COMPLETE", usage=Usage(3, 5), id="g", arguments_valid=True)
+    after = end | {"response": {"generation_id": "g", "meta": meta, "tool_calls": [call]}}
+    assert tokens(*pieces, generated, after) == [
+        Text("plan"),
+        ToolCall(0, None, "f"),
+        ToolCall(0, arguments='{"n":'),
+        ToolCall(0, arguments="1}"),
+        Usage(3, 5),
+        last,
+    ]
+    assert tokens(
+        generated, {"event_type": "citation-generation", "citations": [cited]}, after
+    ) == [
+        Text("plan"),
+        ToolCall(0, None, "f", '{"n":1}'),
+        Citation(text="plan", start=0, end=4, raw=cited),
+        Usage(3, 5),
+        last,
+    ]
+
+
+def test_an_answer_in_which_a_guardrail_intervened_is_filtered() -> None:
+    guarded = {"amazon-bedrock-guardrailAction": "INTERVENED"}
+    found = tokens({"amazon-bedrock-trace": {}}, MISTRAL[0], MISTRAL[1] | guarded)
+    assert isinstance(found[-1], Done)
+    assert (found[-1].finish_reason, found[-1].provider_reason) == ("content_filter", "stop")
+    passed = tokens(MISTRAL[0], MISTRAL[1] | {"amazon-bedrock-guardrailAction": "NONE"})
+    assert isinstance(passed[-1], Done)
+    assert passed[-1].finish_reason == "stop"
+    blocked = {"outputText": "no", "index": 0.0, "inputTextTokenCount": 6.0} | guarded
+    usage = Usage(6)
+    done = Done("content_filter", "INTERVENED", usage=usage)
+    assert tokens(blocked) == [Text("no"), usage, done]
+    answer = whole({"choices": [{"text": "no", "stop_reason": "stop"}]} | guarded)
+    assert answer == [Text("no"), Done("content_filter", "stop")]
 
 
 def test_several_generations() -> None:
@@ -318,6 +407,10 @@ WHOLE: dict[str, tuple[Json, Any]] = {
     "cohere": (
         {"id": "i", "prompt": "p", "generations": [{"text": "Hi", "finish_reason": "COMPLETE"}]},
         [Text("Hi"), Done("stop", "COMPLETE")],
+    ),
+    "cohere_chat": (
+        {"response_id": "r", "generation_id": "g", "text": "Hi", "finish_reason": "MAX_TOKENS"},
+        [Text("Hi"), Done("length", "MAX_TOKENS", id="g")],
     ),
     "chat": (
         {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]},

@@ -71,6 +71,16 @@ def test_generate() -> None:
     ) == [Reasoning("Hm"), Text("Hi"), Done("length", "length", model="m")]
 
 
+def test_pictures_are_carried() -> None:
+    assert tokens(
+        {"model": "m", "completed": 1, "total": 2, "done": False},
+        {"model": "m", "image": "AA==", "done": True, "done_reason": "stop"},
+    ) == [Reasoning("", detail={"image": "AA=="}), Done("stop", "stop", model="m")]
+    assert tokens(chat({"content": "", "images": ["AA=="]}), last())[:-1] == [
+        Reasoning("", detail={"images": ["AA=="]})
+    ]
+
+
 def test_calls_without_ids() -> None:
     calls = [{"function": {"name": name, "arguments": {"b": 1.0, "a": "é"}}} for name in "fg"]
     found = tokens(

@@ -421,6 +421,14 @@ def test_errors_in_the_stream(payload: Any, message: str) -> None:
     assert (error.code, error.message, error.provider_reason) == ("provider_error", message, "stop")
 
 
+@pytest.mark.parametrize(
+    ("code", "retryable"), [(500, True), ("500", True), ("429", True), (400, False), ("41", False)]
+)
+def test_the_number_of_an_error_may_be_a_text(code: int | str, retryable: bool) -> None:
+    error = ended({"error": {"message": "m", "code": code}})
+    assert (error.retryable, error.provider_code) == (retryable, code)
+
+
 @pytest.mark.parametrize("data", ['{"error":{"message":"m"}}', "m", '"m"', '{"message":"m"}'])
 def test_error_events(data: str) -> None:
     error = Chat().feed(SseEvent("error", data))[-1]
@@ -622,8 +630,8 @@ def test_template_is_learned_and_used() -> None:
     assert isinstance(dialect, Chat)
     template = dialect._learner._template
     assert template is not None
-    assert template.texts(event * 3) == ["word"] * 3
-    assert template.texts(event.replace(b"c1", b"c2")) is None
+    assert template.tokens(event * 3) == [Text("word")] * 3
+    assert template.tokens(event.replace(b"c1", b"c2")) is None
 
 
 def test_plain_text_never_meets_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,12 +64,38 @@ def test_claudes_thoughts(file: str) -> None:
             for name in delta.keys() & {"thinking", "signature"}:
                 blocks[event["index"]][name] += delta[name]
     thoughts = [block for block in blocks.values() if "thinking" in block["type"]]
+    sent = sent_to_claude(file)
+    assert thoughts
+    assert [block for block in sent if "thinking" in block["type"]] == thoughts
+    assert sent[0] == thoughts[0]
+
+
+def sent_to_claude(file: str) -> list[Json]:
     claude = Anthropic(Provider("anthropic"))
     body = returned(file, "messages", lambda r: claude.generate("claude-sonnet-4-5", r).body)
-    sent = body["messages"][1]["content"]
-    assert thoughts
-    assert sent[: len(thoughts)] == thoughts
-    assert not any("thinking" in block["type"] for block in sent[len(thoughts) :])
+    blocks: list[Json] = body["messages"][1]["content"]
+    return blocks
+
+
+SERVED: Final = ("code-execution.sse", "pause-turn.sse", "web-search-citations.sse")
+
+
+@pytest.mark.parametrize("name", [n for n in SERVED if (CORPUS / "anthropic" / n).exists()])
+def test_calls_of_claudes_own_tools_and_what_they_found(name: str) -> None:
+    blocks: dict[int, Json] = {}
+    inputs: dict[int, str] = {}
+    for event in events(f"anthropic/{name}"):
+        if event["type"] == "content_block_start":
+            blocks[event["index"]] = event["content_block"]
+        elif "partial_json" in event.get("delta", {}):
+            index, piece = event["index"], event["delta"]["partial_json"]
+            inputs[index] = inputs.get(index, "") + piece
+    for index, text in inputs.items():
+        blocks[index]["input"] = json.loads(text)
+    kinds = ("server_tool_use", "web_search_tool_result", "bash_code_execution_tool_result")
+    served = [block for block in blocks.values() if block["type"] in kinds]
+    assert served
+    assert [b for b in sent_to_claude(f"anthropic/{name}") if b["type"] in kinds] == served
 
 
 @pytest.mark.parametrize("file", list(recordings("openai-responses")))
