@@ -42,6 +42,7 @@ class Dispatch:
         self._sessions = sessions
         self._loop = loop
         self._largest = config.credit.window_max_bytes
+        self._stall_s = config.credit.stall_s
         self._budget = Budget(config.credit.budget_bytes, config.credit.window_min_bytes)
         self.send = send
         self.ready: dict[int, commands.Ready] = {}
@@ -58,6 +59,19 @@ class Dispatch:
             limits.setdefault(stream.process, []).append((stream.slot, stream.window.told))
         for process, told in limits.items():
             self.send(process, commands.Grant(told))
+
+    def look_at_windows(self, now: float) -> None:
+        """Let the windows of quiet streams adapt, and end those whose readers take nothing."""
+        limit_s = self._stall_s
+        for stream in self._sessions.streams.values():
+            if stream.terminal:
+                continue
+            if stream.window.processed(stream.window.released):
+                self._sessions.granted.append(stream)
+            if stream.stalled(now) > limit_s > 0:
+                text = f"nobody took a token for {limit_s:g} s (credit.stall_s)"
+                fail = commands.Fail(stream.slot, Code.BACKPRESSURE_TIMEOUT, text)
+                self.send(stream.process, fail)
 
     def began(self, streams: Iterable[Stream]) -> None:
         """Tell of first tokens, in one message for each process."""

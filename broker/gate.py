@@ -8,6 +8,7 @@ guarded by the run directory.
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import Final
@@ -116,3 +117,10 @@ def admits(address: bytes) -> bool:
     """Say whether a peer with this ZAP address is ours."""
     fields = address.decode("ascii", "replace").split(":")
     return len(fields) != 4 or fields[1] == str(os.getuid())
+
+
+def free_descriptors() -> int:
+    """Return how many more files this process may open."""
+    probe = os.open(os.devnull, os.O_RDONLY)  # the lowest that is free
+    os.close(probe)
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - probe

@@ -36,7 +36,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from ringcast.errors import Code
+from ringcast.errors import Code, RequestError
 from ringcast.shm.tokens import StreamToken
 
 VERSION: Final = 1
@@ -217,6 +217,11 @@ class Refused(Frame, frozen=True, tag="error"):
     message: str
     detail: dict[str, Any] = {}
     request: int = -1
+
+    @property
+    def error(self) -> RequestError:
+        """What the caller is told."""
+        return RequestError(self.code, self.message, **self.detail)
 
 
 class Pong(Frame, frozen=True, tag="pong"):

@@ -24,6 +24,7 @@ from collections.abc import Callable
 import msgspec
 
 from ringcast.broker.log import Log
+from ringcast.broker.runs import fitted, rescued, run_of
 from ringcast.broker.stream import Again, Client, Stream, Subscription, Unsaid
 from ringcast.errors import Code, RequestError
 from ringcast.providers.commands import Adopted
@@ -31,7 +32,7 @@ from ringcast.shm import records
 from ringcast.shm.ledger import LEDGER_BYTES, NOBODY, Ledger
 from ringcast.shm.records import decode_cursor, decode_open, is_whole
 from ringcast.shm.ring import Record
-from ringcast.shm.tokens import Error, decode_error, decoder, encoder
+from ringcast.shm.tokens import Error, decode_error
 
 
 class Sessions:
@@ -51,6 +52,7 @@ class Sessions:
         self.again: list[Again] = []  # streams that could go on with another connection
         self.unsaid: list[Unsaid] = []  # streams that failed before anything was seen of them
         self.begun: list[Stream] = []  # streams whose first token was just read
+        self.errors: list[Error] = []  # by which streams ended that no worker ended
         self.tokens = 0
         self.strange: Callable[[Log, Record], Stream | None] = lambda log, record: None
 
@@ -81,16 +83,14 @@ class Sessions:
             if not record.count:  # bytes that made no token
                 self._settle(stream)
                 continue
-            if record.a != stream.end:
-                if record.a > stream.end:  # of what was between, a broker that died had no need
-                    stream.skip_to(record.a)
-                    self._leave_behind(stream)
-                elif record.flags & records.TERMINAL and record.a + record.count <= stream.end:
-                    record = _last(record, stream.end)  # said by a successor who lost an event
-                elif record.a + record.count <= stream.end:
-                    continue  # a successor of the worker says again what it must
-                else:
-                    record = _behind(record, stream.end)
+            if record.a > stream.end:  # of what was between, a broker that died had no need
+                stream.skip_to(record.a)
+                self._leave_behind(stream)
+            elif record.a < stream.end:
+                news = fitted(record, stream.end)
+                if news is None:
+                    continue
+                record = news
             log.keep(stream, record)
             self.tokens += record.count
             self._deliver(stream, record, dirty)
@@ -102,12 +102,7 @@ class Sessions:
             self.opened(stream, record)
             stream.followed |= not stream.end
         elif record.kind == records.CHECKPOINT:
-            stream.followed, stream.state = True, bytes(record.payload)
-            stream.base, stream.raw = (record.a, record.b), record.b
-            if not stream.entries and stream.end < record.a:  # what was before has left the log
-                stream.end = record.a
-                stream.processed = max(stream.processed, record.a)
-                stream.paid = record.b
+            stream.checkpoint(record)
         elif record.kind == records.AGAIN and not stream.terminal:
             self._again(stream, record)
 
@@ -144,7 +139,8 @@ class Sessions:
 
     def _deliver(self, stream: Stream, record: Record, dirty: dict[bytes, Client]) -> None:
         first = record.a
-        if not stream.end:
+        alone = record.flags & records.TERMINAL and record.count == 1
+        if not stream.end and not alone:  # an end without a token is no first token
             self.begun.append(stream)
         stream.end = first + record.count
         stream.start = None
@@ -179,11 +175,8 @@ class Sessions:
 
     def of_worker(self, worker: int) -> list[Adopted]:
         """Return where a worker's live streams are, for the one that stands in for it."""
-        return [
-            Adopted(s.slot, s.opened, s.opened_ns, *s.base, s.state)
-            for s in self.streams.values()
-            if s.worker == worker and s.followed and s.opened and not s.terminal
-        ]
+        live = (s for s in self.streams.values() if s.worker == worker and not s.terminal)
+        return [adopted for stream in live if (adopted := stream.adopted) is not None]
 
     def _join(self, log: Log, stream: Stream, record: Record) -> Record | None:
         """Join the fragments of a large payload; the last of them gives the whole record."""
@@ -220,11 +213,9 @@ class Sessions:
         if stream.terminal:
             return
         stream.failed = True
-        payload = memoryview(encoder.encode([error]))
-        flags = records.WHOLE | records.TERMINAL
+        self.errors.append(error)
         log = self.logs[stream.worker]
-        number, slot = stream.end, stream.slot
-        record = Record(records.TOKENS, flags, 1, slot, number, stream.raw, payload, log.end)
+        record = run_of(error, stream.slot, stream.end, stream.raw, log.end)
         log.keep(stream, record)
         self._deliver(stream, record, self.dirty)
 
@@ -236,7 +227,7 @@ class Sessions:
         for stream in list(self.streams.values()):
             if stream.worker == worker:
                 stream.partial = None
-                stream.entries = deque(_rescued(stream))
+                stream.entries = deque(rescued(filter(stream.wanted, stream.entries)))
                 stream.heaped = len(stream.entries)
                 self._leave_behind(stream)
                 self.fail(stream, error)
@@ -258,30 +249,9 @@ class Sessions:
         """
         if handle in client.subscriptions:
             raise RequestError(Code.DUPLICATE_REQUEST, f"handle {handle} is in use")
-        start = after + 1
-        if stream.terminal and start == stream.end:
-            raise RequestError(
-                Code.BAD_OFFSET,
-                f"token {after} was the stream's last",
-                first=stream.first,
-                last=after,
-            )
-        if not 0 <= start <= stream.end:
-            raise RequestError(
-                Code.BAD_OFFSET,
-                f"cannot attach after token {after}: the stream has {stream.end}",
-                first=stream.first,
-                last=stream.end - 1,
-            )
-        if start < stream.first:
-            raise RequestError(
-                Code.OFFSET_GONE,
-                f"token {start} is gone, the oldest kept is {stream.first}",
-                first=stream.first,
-                last=stream.end - 1,
-            )
-        subscription = Subscription(client, handle, stream, start, window)
-        subscription.raw = stream.raw_before(start)
+        stream.check_offset(after)
+        subscription = Subscription(client, handle, stream, after + 1, window)
+        subscription.raw = stream.raw_before(after + 1)
         client.subscriptions[handle] = subscription
         stream.subscriptions.append(subscription)
         self._settle(stream)
@@ -354,32 +324,3 @@ class Sessions:
         if stream.terminal and not stream.entries and not stream.subscriptions:
             self.streams.pop(stream.slot, None)
             self.by_id.pop(stream.id, None)
-
-
-def _rescued(stream: Stream) -> list[Record]:
-    """Return the newest records, in one piece, that are wanted and decode, on the heap."""
-    kept: list[Record] = []
-    for record in stream.entries:
-        payload = bytes(record.payload)
-        if not stream.wanted(record):
-            continue
-        try:
-            decoder.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            kept.clear()
-        else:
-            kept.append(msgspec.structs.replace(record, payload=memoryview(payload)))
-    return kept
-
-
-def _behind(record: Record, number: int) -> Record:
-    """Return what a record holds from token `number` on."""
-    rest = decoder.decode(record.payload)[number - record.a :]
-    payload = memoryview(encoder.encode(rest))
-    return msgspec.structs.replace(record, a=number, count=len(rest), payload=payload)
-
-
-def _last(record: Record, number: int) -> Record:
-    """Return the last token of a record, as number `number`."""
-    payload = memoryview(encoder.encode(decoder.decode(record.payload)[-1:]))
-    return msgspec.structs.replace(record, a=number, count=1, payload=payload)

@@ -9,10 +9,10 @@ import msgspec
 from ringcast.broker import protocol
 from ringcast.broker.credit import BackpressureController
 from ringcast.errors import Code, RequestError
-from ringcast.providers.commands import Start
+from ringcast.providers.commands import Adopted, Start
 from ringcast.shm.records import Cursor, decode_open
 from ringcast.shm.ring import Record
-from ringcast.shm.tokens import Done, Error, decoder
+from ringcast.shm.tokens import Done, Error, decoder, encoder
 
 
 class Client:
@@ -243,6 +243,39 @@ class Stream:
         ):
             self.stood = window.released, now
         return now - self.stood[1]
+
+    @property
+    def adopted(self) -> Adopted | None:
+        """Where a successor of the worker goes on, if that is known; or what it keeps back."""
+        if self.opened:
+            state = self.state if self.followed else None
+        else:
+            state = None if self.unsaid is None or self.end else encoder.encode(self.unsaid)
+        if state is None:
+            return None
+        return Adopted(self.slot, self.opened, self.opened_ns, *self.base, state)
+
+    def checkpoint(self, record: Record) -> None:
+        """Keep a CHECKPOINT: where a successor of the worker can go on."""
+        self.followed, self.state = True, bytes(record.payload)
+        self.base, self.raw = (record.a, record.b), record.b
+        if not self.entries and self.end < record.a:  # what was before has left the log
+            self.end = record.a
+            self.processed = max(self.processed, record.a)
+            self.paid = record.b
+
+    def check_offset(self, after: int) -> None:
+        """Raise `RequestError` if it cannot be read from behind token `after`."""
+        first, end, start = self.first, self.end, after + 1
+        if self.terminal and start == end:
+            text = f"token {after} was the stream's last"
+            raise RequestError(Code.BAD_OFFSET, text, first=first, last=after)
+        if not 0 <= start <= end:
+            text = f"cannot attach after token {after}: the stream has {end}"
+            raise RequestError(Code.BAD_OFFSET, text, first=first, last=end - 1)
+        if start < first:
+            text = f"token {start} is gone, the oldest kept is {first}"
+            raise RequestError(Code.OFFSET_GONE, text, first=first, last=end - 1)
 
     def raw_before(self, number: int) -> int:
         """Return the byte of the body from which the tokens below `number` came."""

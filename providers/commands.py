@@ -209,7 +209,8 @@ class Takeover(Command, frozen=True, tag="takeover"):
 class Adopted(msgspec.Struct, frozen=True, array_like=True):
     """A stream as its last worker left it: go on at `next_seq`, behind `raw` bytes of the body.
 
-    `opened` is its OPEN's payload, `state` the last CHECKPOINT's, empty if there was none.
+    `opened` is its OPEN's payload, `state` the last CHECKPOINT's, empty if there was none. One that
+    was kept back has no `opened`: then `state` is its error, as in the AGAIN that said so.
     """
 
     slot: int

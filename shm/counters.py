@@ -34,6 +34,7 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
         "connections_open",
         "connections_idle",
         "connections_awaited",  # requests that wait for a place (limits.max_connections_per_host)
+        "faults",  # exceptions that nobody expected, see `ringcast.fault`
     ),
     "worker": (
         "records",
@@ -58,6 +59,8 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
         "bad_messages",
         "refused",
         "log_moved",
+        "errors",  # by which it ended streams itself; the workers count their own
+        *(f"error.{code}" for code in Code),
     ),
     "counter": ("counts",),  # the process that counts the tokens of texts
 }

@@ -276,8 +276,8 @@ async def test_who_comes_back_with_everything(running: Daemon) -> None:
             stream = await ask(client, "up/numbered;n=2000")
             await asked(upstream)
             await stalled(upstream)
-            has = stream._next - 1  # received, never taken
-            taken = [token for batch in stream._batches for token in batch]
+            has = stream._inbox.next - 1  # received, never taken
+            taken = [token for batch in stream._inbox.batches for token in batch]
         async with running.connect() as client:
             stream = await client.attach(stream.id, after=has)
             taken += await take(stream)

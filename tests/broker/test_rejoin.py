@@ -48,18 +48,19 @@ async def _stopped(run_dir: Path) -> tuple[list[str], int]:
         stream = await sleeper.chat(
             f"local/numbered;n={COUNT};pace=200", [{"role": "user", "content": "go"}]
         )
+        connection = sleeper._connection
         texts: list[str] = []
         readers = 1
         async for token in stream:
             if isinstance(token, Text):
                 texts.append(token.content)
             if len(texts) == 20 and readers == 1:
-                sleeper._beat.cancel()  # as if the process were stopped: not a word from us
+                connection._beat.cancel()  # as if the process were stopped: not a word from us
                 while readers:
                     await asyncio.sleep(HEARTBEAT_S)
                     streams = (await witness.status())["streams"]
                     readers = streams[0]["readers"]
-                sleeper._beat = asyncio.create_task(sleeper._keep_alive())
+                connection._beat = asyncio.create_task(connection._keep_alive())
         assert isinstance(token, Done)
         return texts, readers
 

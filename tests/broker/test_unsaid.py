@@ -9,7 +9,7 @@ from typing import cast
 
 import msgspec
 import pytest
-from fakes.pipeline import ring
+from fakes.pipeline import ring, worker_counters
 
 from ringcast.broker.dispatch import ATTEMPTS, Dispatch
 from ringcast.broker.log import Log
@@ -23,6 +23,7 @@ from ringcast.shm import records
 from ringcast.shm.records import Open, encode_open
 from ringcast.shm.ring import Reader, Writer
 from ringcast.shm.tokens import Error, Text, decoder, encoder
+from ringcast.workers.stage import Stage
 
 ID = b"%016d" % 1
 BROKEN = Error(Code.OVERLOADED, "not now", retryable=True)
@@ -105,7 +106,8 @@ def test_who_sent_it_is_asked_and_its_next_sending_has_a_window_of_its_own() -> 
     assert asked == commands.Unsaid(1, 0, 7, BROKEN, told)
     assert stream.window is not before
     assert not stream.terminal
-    assert not bench.sessions.of_worker(0), "its worker has forgotten it"
+    (left,) = bench.sessions.of_worker(0)
+    assert not left.opened, "its worker has forgotten it"
 
 
 def test_of_an_earlier_sending_nothing_is_asked() -> None:
@@ -122,8 +124,10 @@ def test_what_is_not_sent_again_ends_as_it_failed() -> None:
     bench.open(7)
     bench.unsaid(7)
     bench.read()
+    assert not bench.sessions.errors
     bench.dispatch.spent(1)
     assert end_of(stream) == BROKEN
+    assert bench.sessions.errors == [BROKEN], "nobody else has counted it"
 
 
 def test_nothing_ends_that_nobody_kept_back() -> None:
@@ -240,6 +244,41 @@ def test_a_new_broker_asks_for_what_the_ring_still_has(report_first: bool) -> No
     assert isinstance(asked, commands.Unsaid)
     assert asked.opened_ns == 7
     assert bench.sessions.by_id[ID].slot == 1
+
+
+def test_what_was_kept_back_outlives_its_worker_and_then_the_broker() -> None:
+    """The worker's successor has it from the broker, and the broker's from that one."""
+    bench = Bench()
+    bench.stream()
+    bench.open(7)
+    bench.unsaid(7)
+    bench.read()
+    adopted = bench.sessions.of_worker(0)
+    bench = Successor()  # with a ring in which nothing of it is left
+    stage = Stage([], bench.out, worker_counters(), 2, adopted, bench.out.consumer_epoch + 1)
+    stage.step(10)
+    stage.step(11)
+    (asked,) = bench.read()
+    assert isinstance(asked, commands.Unsaid)
+    assert (asked.opened_ns, asked.error) == (7, BROKEN)
+    bench.dispatch.spent(1)
+    assert end_of(bench.sessions.streams[1]) == BROKEN
+
+
+@pytest.mark.parametrize("how", ["sent again", "said"])
+def test_what_is_kept_back_no_more_is_left_to_no_successor(how: str) -> None:
+    bench = Bench()
+    bench.stream()
+    bench.open(7)
+    bench.unsaid(7)
+    bench.read()
+    if how == "said":
+        bench.dispatch.spent(1)
+        assert bench.sessions.of_worker(0) == []
+    else:
+        bench.open(8)
+        bench.read()
+        assert [one.opened_ns for one in bench.sessions.of_worker(0) if one.opened] == [8]
 
 
 def test_a_new_broker_takes_what_is_over_for_no_stream() -> None:

@@ -1,15 +1,16 @@
-"""A client of the simulation: `broker.client.Client`, and somebody who reads, stalls and leaves."""
+"""A client of the simulation: a connection, and somebody who reads, stalls and leaves."""
 
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ringcast.broker import protocol
-from ringcast.broker.client import Client, ClientStream
+from ringcast.broker.client_stream import ClientStream
+from ringcast.broker.connection import Connection
+from ringcast.broker.inbox import Inbox
 from ringcast.errors import Code, RequestError
 from ringcast.shm.tokens import Done, Error
 
@@ -25,9 +26,10 @@ _GONE = (Code.SLOW_CONSUMER, Code.OFFSET_GONE)
 class Reading:
     """One reader of one stream."""
 
-    def __init__(self, entry: Entry, stream: ClientStream, opens: bool) -> None:
+    def __init__(self, entry: Entry, stream: ClientStream, inbox: Inbox, opens: bool) -> None:
         self.entry = entry
         self.stream = stream
+        self.inbox = inbox
         self.opens = opens
         self.over = False
         self.waits = False  # it has taken all there was
@@ -35,8 +37,8 @@ class Reading:
     @property
     def is_idle(self) -> bool:
         """Whether nothing has come since it last waited."""
-        stream = self.stream
-        return self.waits and not (stream._batches or stream._ended or stream._failure)
+        inbox = self.inbox
+        return self.waits and not (inbox.batches or inbox.ended or inbox.failure)
 
 
 class Editor:
@@ -50,18 +52,13 @@ class Editor:
         self.readings: list[Reading] = []
         self.stalled = False
         self.dead = False
-        client = self.client = Client(Path("simulation"), name="editor")
-        # What `Client.__aenter__` does, but for waiting.
-        client._loop = loop  # type: ignore[assignment]
-        client._socket = self.link  # type: ignore[assignment]
-        client._welcome = loop.create_future()  # type: ignore[assignment]
-        self.link.on_messages = client._on_messages
-        self.link.on_connected = lambda: client._on_connections([([], b"")])
+        connection = self.connection = Connection("editor", loop)  # type: ignore[arg-type]
+        self.link.on_messages = connection.on_messages
+        self.link.on_connected = lambda: connection.on_connected([([], b"")])
 
     def greet(self) -> None:
         """Say HELLO and keep alive."""
-        self.client._beat = self.loop.create_task(self.client._keep_alive())  # type: ignore[assignment]
-        self.client._hello()
+        self.connection.start(self.link)  # type: ignore[arg-type]
 
     def step(self, draw: random.Random) -> bool:
         """Hear some messages, make a turn, read a little."""
@@ -87,7 +84,7 @@ class Editor:
     @property
     def is_welcome(self) -> bool:
         """Whether a broker has ever answered it: nothing is asked before."""
-        return self.client._welcome.done()
+        return bool(self.connection.daemon)
 
     @property
     def open_handles(self) -> list[Reading]:
@@ -101,20 +98,20 @@ class Editor:
         request = {"model": f"local/{entry.answer.name}", "messages": _MESSAGES}
         entry.id = identity
         raw = msgspec.Raw(protocol.encode(request))
-        stream = self.client._new(-1, window)
-        self._ask(entry, stream, protocol.Open(stream._handle, raw, window, entry.id), True)
+        inbox = Inbox(self.connection.exchange.number(), -1, window)
+        self._ask(entry, inbox, protocol.Open(inbox.handle, raw, window, entry.id), True)
 
     def attach(self, entry: Entry, after: int, window: int) -> None:
         """Read a stream from behind token `after`."""
         entry.acked = max(entry.acked, after + 1)
-        stream = self.client._new(after, window)
-        frame = protocol.Attach(stream._handle, entry.id, after, window)
-        self._ask(entry, stream, frame, False)
+        inbox = Inbox(self.connection.exchange.number(), after, window)
+        frame = protocol.Attach(inbox.handle, entry.id, after, window)
+        self._ask(entry, inbox, frame, False)
 
-    def _ask(self, entry: Entry, stream: ClientStream, frame: Any, opens: bool) -> None:
-        stream._request = frame
-        self.readings.append(Reading(entry, stream, opens))
-        self.client._send(frame)
+    def _ask(self, entry: Entry, inbox: Inbox, frame: Any, opens: bool) -> None:
+        stream = ClientStream(self.connection.exchange, inbox)
+        self.readings.append(Reading(entry, stream, inbox, opens))
+        self.connection.exchange.request(inbox, frame)
 
     def cancel(self, reading: Reading) -> None:
         """End its stream for everybody."""
@@ -138,7 +135,7 @@ class Editor:
 
     def _read(self, reading: Reading, most: int) -> bool:
         """Take up to `most` tokens. Raises `Violation`."""
-        stream, entry = reading.stream, reading.entry
+        stream, inbox, entry = reading.stream, reading.inbox, reading.entry
         moved = within = reading.waits = False
         for _ in range(most):
             within = True
@@ -148,7 +145,7 @@ class Editor:
             except StopIteration as taken:
                 entry.see(stream.seq, taken.value)
                 moved = True
-                if isinstance(taken.value, Done | Error) and stream._batches:
+                if isinstance(taken.value, Done | Error) and inbox.batches:
                     raise Violation(f"{entry.answer.name}: more after the end") from None
                 continue
             except StopAsyncIteration:
@@ -164,16 +161,16 @@ class Editor:
             break
         # It gives credit when it asks for another batch, for all before that.
         entry.acked = max(entry.acked, stream.seq + 1 - within * stream._index)
-        if stream._ended and not stream._batches:
-            entry.acked = max(entry.acked, stream._next)
+        if inbox.ended and not inbox.batches:
+            entry.acked = max(entry.acked, inbox.next)
         return moved
 
     def _cut(self, reading: Reading, error: RequestError) -> None:
         """The reader was refused, or cut off. Raises `Violation` if it should not have been."""
-        entry, stream = reading.entry, reading.stream
+        entry, inbox = reading.entry, reading.inbox
         reading.over = True
-        refused = not stream.id
-        number = stream._next
+        refused = not inbox.id
+        number = inbox.next
         if error.code in _GONE and entry.is_lost(number):
             return
         if error.code == Code.UNKNOWN_STREAM and refused:

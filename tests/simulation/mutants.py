@@ -19,8 +19,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ringcast.broker.client import Client, ClientStream
 from ringcast.broker.dispatch import Dispatch
+from ringcast.broker.exchange import Exchange
+from ringcast.broker.inbox import Inbox
 from ringcast.broker.rebuild import Rebuild
 from ringcast.broker.session import Sessions
 from ringcast.broker.stream import Stream, Subscription
@@ -28,7 +29,9 @@ from ringcast.providers import commands
 from ringcast.providers.flow import Flow
 from ringcast.providers.process import Process as ProviderProcess
 from ringcast.providers.traffic.admission import Admission
-from ringcast.providers.traffic.errands import Errand, Errands
+from ringcast.providers.traffic.course import Course
+from ringcast.providers.traffic.errand import Errand
+from ringcast.providers.traffic.errands import Errands
 from ringcast.providers.traffic.manager import ProviderManager
 from ringcast.providers.traffic.retry import RetryPolicy
 from ringcast.shm import records
@@ -82,19 +85,19 @@ def _without_raw(checkpoint: Callable[..., None]) -> Callable[..., None]:
     return mutant
 
 
-def _with_doubles(stream: ClientStream, first: int, tokens: list[Any]) -> None:
-    stream._next += len(tokens)
-    stream._batches.append(tokens)
-    stream._wake()
+def _with_doubles(inbox: Inbox, first: int, tokens: list[Any]) -> None:
+    inbox.next += len(tokens)
+    inbox.batches.append(tokens)
+    inbox.arrived()
 
 
-def _one_too_late(rejoin: Callable[[Client], None]) -> Callable[[Client], None]:
-    def mutant(client: Client) -> None:
-        for stream in client._streams.values():
-            stream._next += bool(stream._next)
-        rejoin(client)
-        for stream in client._streams.values():
-            stream._next -= bool(stream._next)
+def _one_too_late(repeat: Callable[[Exchange], None]) -> Callable[[Exchange], None]:
+    def mutant(exchange: Exchange) -> None:
+        for inbox in exchange._inboxes.values():
+            inbox.next += bool(inbox.next)
+        repeat(exchange)
+        for inbox in exchange._inboxes.values():
+            inbox.next -= bool(inbox.next)
 
     return mutant
 
@@ -116,15 +119,15 @@ def _own_ended(abandon: Callable[..., None]) -> Callable[..., None]:
 
 
 def _forgotten(look_at: Callable[..., None]) -> Callable[..., None]:
-    def mutant(errands: Errands, flow: Flow) -> None:
-        look_at(errands, flow)
+    def mutant(course: Course, flow: Flow) -> None:
+        look_at(course, flow)
         if flow.finished:
-            errands._errands.pop(flow.slot, None)
+            course._errands.pop(flow.slot, None)
 
     return mutant
 
 
-def _dropped(errands: Errands, errand: Errand) -> None:
+def _dropped(course: Course, errand: Errand) -> None:
     upstream, errand.upstream = errand.upstream, None
     if upstream is not None:
         upstream.drop()
@@ -140,9 +143,9 @@ def _sent_all_the_same(stop: Callable[..., None]) -> Callable[..., None]:
 
 
 def _timed(end: Callable[..., None]) -> Callable[..., None]:
-    def mutant(errands: Errands, errand: Errand, ending: Any) -> None:
+    def mutant(course: Course, errand: Errand, ending: Any) -> None:
         errand.timer = None
-        end(errands, errand, ending)
+        end(course, errand, ending)
 
     return mutant
 
@@ -181,9 +184,9 @@ def _any_loss(again: Callable[..., None]) -> Callable[..., None]:
 
 
 def _as_now(cut: Callable[..., None]) -> Callable[..., None]:
-    def mutant(errands: Errands, errand: Errand) -> None:
+    def mutant(course: Course, errand: Errand) -> None:
         opened_ns, errand.opened_ns = errand.opened_ns, 1 << 62
-        cut(errands, errand)
+        cut(course, errand)
         errand.opened_ns = opened_ns
 
     return mutant
@@ -212,20 +215,20 @@ MUTANTS: dict[str, tuple[type | ModuleType, str, Wrapped]] = {
     "a provider process ends what is its own": (Errands, "abandon", _own_ended),
     "flows that wait for room are forgotten": (ProviderProcess, "_pump", _nothing),
     "credit is not asked for": (Flow, "held", _instead(property(lambda flow: False))),  # type: ignore[arg-type]
-    "a client keeps what it has twice": (ClientStream, "_feed", _instead(_with_doubles)),
-    "a client joins again one token too late": (Client, "_rejoin", _one_too_late),
-    "a client does not join again": (Client, "_rejoin", _nothing),
+    "a client keeps what it has twice": (Inbox, "feed", _instead(_with_doubles)),
+    "a client joins again one token too late": (Exchange, "repeat", _one_too_late),
+    "a client does not join again": (Exchange, "repeat", _nothing),
     "what was kept back is ignored": (Dispatch, "unsaid", _nothing),
     "what was kept back is never said": (Dispatch, "spent", _nothing),
     "an error behind tokens is kept back": (stages, "_is_unsaid", _instead(_kept_back_late)),
     "the end of what was kept back is swallowed": (Stage, "_end", _swallowed),
-    "a sending that is dropped has no end": (Errands, "_cut", _instead(_dropped)),
-    "an errand is forgotten at its end": (Errands, "_look_at", _forgotten),
+    "a sending that is dropped has no end": (Course, "cut", _instead(_dropped)),
+    "an errand is forgotten at its end": (Course, "look_at", _forgotten),
     "an errand that waits is not cancelled": (Errands, "stop", _sent_all_the_same),
-    "an errand's timer outlives it": (Errands, "_end", _timed),
+    "an errand's timer outlives it": (Course, "end", _timed),
     "a new broker abandons what is over": (Dispatch, "reconcile", _over_abandoned),
     "what is left of a dropped sending is a loss": (Sessions, "_again", _any_loss),
-    "a sending that is dropped ends when it is": (Errands, "_cut", _as_now),
+    "a sending that is dropped ends when it is": (Course, "cut", _as_now),
     "a request is sent for ever": (
         RetryPolicy, "_is_enough", _instead(lambda policy, sent, failure: False),
     ),

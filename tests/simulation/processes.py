@@ -85,8 +85,8 @@ class Broker:
     @property
     def is_whole(self) -> bool:
         """Whether it knows all that a predecessor knew."""
-        rebuild = self.process._rebuild
-        return rebuild is None or (rebuild.complete and self.process._desk.socket is not None)
+        takeover = self.process._takeover
+        return takeover is None or (takeover.complete and self.process._desk.is_open)
 
     def hear(self, link: Link, most: int) -> bool:
         """Take messages of one peer; return whether there were any."""

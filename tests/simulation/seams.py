@@ -11,12 +11,11 @@ from typing import Any
 
 import zmq
 
-from ringcast.broker import client as broker_client
-from ringcast.broker import desk, dispatch
+from ringcast.broker import client_stream, connection, control, dispatch, intake, replies, takeover
 from ringcast.broker import process as broker_process
 from ringcast.providers import process as provider_process
-from ringcast.providers import upstream
-from ringcast.providers.traffic import errands, retry
+from ringcast.providers import response_ending, upstream
+from ringcast.providers.traffic import course, errands, retry
 from ringcast.providers.traffic.manager import ProviderManager
 from ringcast.shm.shared_words import SharedWords
 
@@ -83,9 +82,12 @@ def system() -> Iterator[System]:
             "asyncio": loops, "time": time, "segment": attached, "zmq": sockets,
             "Socket": _socket, "Gate": lambda context: None, "Door": lambda *_: None,
             "Reserve": lambda *_, **__: system.reserve,
-            "_router": lambda *_, **__: system.routers(), "_bind": bind,
+            "router": lambda *_, **__: system.routers(), "bind": bind,
         },
-        desk: {"zmq": sockets},
+        control: {"zmq": sockets},
+        intake: {"segment": attached},
+        replies: {"zmq": sockets},
+        takeover: {"asyncio": loops},
         dispatch: {"time": time},
         provider_process: {
             "asyncio": loops, "time": time, "segment": attached, "zmq": sockets,
@@ -96,10 +98,13 @@ def system() -> Iterator[System]:
                 config, keys, words, index, system.chance
             ),
         },
-        errands: {"asyncio": loops, "time": time},
+        errands: {"time": time},
+        course: {"asyncio": loops, "time": time},
         retry: {"LEAST_PAUSE_S": 0.0},
         upstream: {"asyncio": loops, "time": time},
-        broker_client: {"asyncio": loops},
+        response_ending: {"asyncio": loops, "time": time},
+        client_stream: {"asyncio": loops},
+        connection: {"asyncio": loops},
     }  # fmt: skip
     before = [(one, name, getattr(one, name)) for one, names in seams.items() for name in names]
     try:

@@ -10,7 +10,8 @@ from ringcast.broker.spill import capacity_for
 from ringcast.broker.stream import Stream
 from ringcast.config import Breaker, Config, Credit, Health, Processes, Retry, Timeouts, Usage
 from ringcast.config import Provider as Upstream
-from ringcast.providers.traffic.errands import FORGOTTEN_S, UNHEARD_S, Errand, Errands
+from ringcast.providers.traffic.errand import Errand
+from ringcast.providers.traffic.errands import FORGOTTEN_S, UNHEARD_S, Errands
 from ringcast.shm import counters, layout, records
 from ringcast.shm.layout import W_HEAD, W_RELEASED, W_TAIL
 from ringcast.shm.ledger import LEDGER_BYTES
@@ -559,14 +560,14 @@ class World:
         assert self.broker is not None
         process = self.broker.process
         left = [
-            f"reader of {reading.entry.answer.name} at {reading.stream._next}"
+            f"reader of {reading.entry.answer.name} at {reading.inbox.next}"
             for editor in self.editors
             if not editor.dead
             for reading in editor.open_handles
         ]
         live = [s for s in process._sessions.streams.values() if not s.terminal]
         left += [f"stream {stream.slot} at {stream.end}" for stream in live]
-        left += [f"lease of {slot}" for slot in process._desk.leases]
+        left += [f"lease of {slot}" for slot in process._desk.readers.leases]
         left += [f"pause of {slot}" for slot in process._dispatch.pauses]
         gone = {editor.link.identity for editor in self.editors if editor.dead}
         for route, one in process._sessions.clients.items():
@@ -574,7 +575,7 @@ class World:
                 left.append(f"client {route!r}")
         for errands in self._errands:
             left += [f"errand of {one.start.slot}" for one in _all(errands) if self._is_due(one)]
-            left += [f"end of {slot}" for slot in errands._ending]
+            left += [f"end of {slot}" for slot in errands._flows]
         return left
 
     def _is_due(self, errand: Errand) -> bool:
@@ -604,9 +605,9 @@ class World:
             process = provider.process
             waiting = [flow for outlet in process._outlets for flow in outlet.waiting]
             errands, admission = process._errands, process._manager._admission
-            _empty("provider", errands._errands, errands._ending, waiting)
+            _empty("provider", errands._errands, errands._flows, waiting)
             _empty("limits", admission._asked, admission._sent)
-            _empty("timers", provider.loop.waiting(errands._go_on))
+            _empty("timers", provider.loop.waiting(errands._course.go_on))
         self._check_broker(self.broker)
 
     def _let_forget(self) -> None:
@@ -628,7 +629,7 @@ class World:
             for _ in range(4):
                 load(writer, 3)
                 self._system.loop = broker.loop
-                broker.process._drain(log.worker)
+                broker.process._intake.drain(log.worker)
             _empty("log", log._held)
         _empty("broker", sessions.streams, sessions.by_id, sessions.again, sessions.behind)
         _empty("broker", sessions.unsaid, sessions.begun, sessions.granted, sessions.ended)
