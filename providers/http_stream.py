@@ -8,15 +8,18 @@ async with client.stream("POST", url, json=request) as response:
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Final
 
 import httpx
 
 from ringcast.config import Config
 from ringcast.errors import Code, RingcastError
 from ringcast.providers.credentials import Anonymous, Credential
-from ringcast.providers.upstream import (
+from ringcast.providers.http.clocks import Clocks
+from ringcast.providers.lookout import Lookout, RanOut
+from ringcast.providers.response_ending import (
     compressed,
     connection_ending,
     encoding_of,
@@ -24,6 +27,16 @@ from ringcast.providers.upstream import (
     refusal,
 )
 from ringcast.providers.wire.body import Ending
+from ringcast.providers.wire.framing import Framer, framer
+from ringcast.providers.wire.liveness import keeps_alive
+from ringcast.providers.wire.sse import WireError
+
+# An API of each form that streams have, by the type that their heads give.
+_FORMS: Final = {
+    "text/event-stream": "chat",
+    "application/vnd.amazon.eventstream": "converse",
+    "application/x-ndjson": "native",
+}
 
 
 class BodyError(RingcastError):
@@ -52,11 +65,20 @@ class HttpStreamHandler:
         response: httpx.Response,
         config: Config | None = None,
         credential: Credential | None = None,
+        clocks: Clocks | None = None,
     ) -> None:
-        """`config` has limits and clocks; of `credential` nothing is shown in an error's text."""
+        """`config` has limits and clocks; of `credential` nothing is shown in an error's text.
+
+        Without `clocks` the request begins now, and its first event is taken for a token. Who sent
+        it gives its own, and tells them when a token was seen.
+        """
         self._response = response
         self._config = config or Config()
         self._credential = credential or Anonymous()
+        self._clocks = clocks or Clocks(self._config.timeouts, time.monotonic())
+        self._token_is_event = clocks is None
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        self._framer = _framer(kind, self._config)
 
     @property
     def head(self) -> Ending:
@@ -67,10 +89,12 @@ class HttpStreamHandler:
         """Yield the body as it comes, cut anywhere, and close the response. Once only.
 
         Raises `BodyError` for any other status than 200, a compressed body, a connection that
-        breaks, and after `timeouts.idle_s` seconds without a byte.
+        breaks, and when a clock of `timeouts` runs out (`http.clocks`): keep-alives wind none, and
+        none runs while a chunk is used.
         """
         await self._refuse()
         response = self._response
+        self._clocks.answered(time.monotonic())
         try:
             chunks = response.aiter_raw()
             while (chunk := await self._next(chunks)) is not None:
@@ -88,14 +112,41 @@ class HttpStreamHandler:
             raise BodyError(Ending("failed", Code.BAD_ENCODING, compressed(encoding)))
 
     async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
-        clocks = self._config.timeouts
         try:
-            async with asyncio.timeout(clocks.idle_s or None):
-                return await anext(chunks, None)
-        except TimeoutError:
-            text = f"nothing came for {clocks.idle_s:g} s (timeouts.idle_s)"
+            async with Lookout(self._clocks):
+                chunk = await anext(chunks, None)
+                if chunk is not None:
+                    self._came(chunk)
+                return chunk
+        except RanOut as error:
+            ending = Ending("failed", error.code, error.message)
         except httpx.ReadTimeout:  # of a client that is not ours, and has its own clock
             text = "nothing came for as long as the client waits (its read timeout)"
+            ending = Ending("failed", Code.IDLE_TIMEOUT, text)
         except httpx.HTTPError as error:
-            raise BodyError(connection_ending(error, clocks)) from error
-        raise BodyError(Ending("failed", Code.IDLE_TIMEOUT, text))
+            ending = connection_ending(error, self._config.timeouts)
+        raise BodyError(ending)
+
+    def _came(self, chunk: bytes) -> None:
+        event = self._completes_event(chunk)
+        self._clocks.came(time.monotonic(), event)
+        if event and self._token_is_event:
+            self._clocks.token_seen()
+
+    def _completes_event(self, chunk: bytes) -> bool:
+        """Whether an event is whole now that is no keep-alive; of unknown forms any byte is one."""
+        if self._framer is None:
+            return True
+        try:
+            block = self._framer.feed(chunk)
+        except WireError:  # the decoder's to tell
+            self._framer = None
+            return True
+        return bool(block) and not keeps_alive(block)
+
+
+def _framer(content_type: str, config: Config) -> Framer | None:
+    if (api := _FORMS.get(content_type)) is None:
+        return None
+    limits = config.limits
+    return framer(api, max_line_bytes=limits.max_line_bytes, max_event_bytes=limits.max_event_bytes)

@@ -20,7 +20,7 @@ from ringcast.providers.count import TokenCount
 from ringcast.providers.estimate import estimate
 from ringcast.providers.gateway import Gateway
 from ringcast.providers.request import Call, ChatRequest
-from ringcast.providers.upstream import compressed, connection_ending, encoding_of, refusal
+from ringcast.providers.response_ending import compressed, connection_ending, encoding_of, refusal
 from ringcast.providers.vendor import AnyRequest, Model
 from ringcast.providers.wire.body import Ending, last_error
 

@@ -11,18 +11,18 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec
 
 import httpx
 import msgspec
 import uvloop
 import zmq
 
-from ringcast import child
+from ringcast import child, fault
 from ringcast.config import Config
 from ringcast.errors import Code, ConfigError, RequestError
 from ringcast.providers import commands, inquiry, request
@@ -48,6 +48,9 @@ from ringcast.sockets import Message, Socket, make
 CONNECTIONS: Final = ("connections_open", "connections_idle", "connections_awaited")  # Gauges
 KNOWN_S: Final = 1.0
 RECALL_S: Final = 10.0
+NOBODY: Final = 0  # the slot of no stream
+
+P = ParamSpec("P")
 
 
 def run(
@@ -60,7 +63,8 @@ def run(
 ) -> None:
     """Be provider process `index` until SIGTERM or the supervisor's end."""
     child.enter(f"rc-provider-{index}")
-    uvloop.run(_main(wiring, index, config, run_dir, environment, ready))
+    with fault.last_words():
+        uvloop.run(_main(wiring, index, config, run_dir, environment, ready))
 
 
 async def _main(
@@ -76,6 +80,7 @@ async def _main(
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_reader(child.parent_fd(), os._exit, 0)
     process = Process(wiring, index, config, environment)
+    fault.watch(loop, process.count_fault)
     process.connect(run_dir)
     with suppress(TimeoutError):  # a broker that has died meanwhile is not ours to wait for
         await asyncio.wait_for(process.known.wait(), KNOWN_S)
@@ -164,36 +169,48 @@ class Process:
         if usage is not None:
             self._manager.spent(usage.cost, time.time())
 
+    def count_fault(self) -> None:
+        """Count a fault of ours."""
+        self._counters.add(self._counters.slot("faults"))
+
     def _on_commands(self, messages: list[Message]) -> None:
+        errands, do = self._errands, self._do
         for _, command in messages:
             match commands.decode_command(command):
                 case commands.Grant(limits):
                     for slot, limit in limits:
-                        self._errands.grant(slot, limit)
+                        do(slot, errands.grant, slot, limit)
                 case commands.Start() as start:
-                    self._errands.start(start)
+                    do(start.slot, errands.start, start)
                 case commands.Began(slots):
                     for slot in slots:
-                        self._errands.began(slot)
+                        do(slot, errands.began, slot)
                 case commands.Stop() as stop:
-                    self._errands.stop(stop)
+                    do(stop.slot, errands.stop, stop)
                 case commands.Unsaid() as unsaid:
-                    self._errands.unsaid(unsaid)
+                    do(unsaid.slot, errands.unsaid, unsaid)
                 case commands.Fail(slot, code, message):
-                    self._errands.fail(slot, code, message)
+                    do(slot, errands.fail, slot, code, message)
                 case commands.Abandon(streams, how):
                     for slot, worker in streams:
-                        self._errands.abandon(slot, worker, how)
+                        do(slot, errands.abandon, slot, worker, how)
                 case commands.Resume() as resume:
-                    self._errands.resume(resume)
+                    do(resume.slot, errands.resume, resume)
                 case commands.Recall(provider, api, cursor):
-                    self._recall(provider, api, cursor)
+                    do(NOBODY, self._recall, provider, api, cursor)
                 case commands.Ask() as ask:
                     self._background(self._answer(ask))
                 case commands.Report(nonce):
                     self._ready(nonce)
                 case commands.Welcome():
                     self.known.set()
+
+    def _do(self, slot: int, act: Callable[P, None], *args: P.args, **options: P.kwargs) -> None:
+        """Do what is said of a stream; a fault of ours ends that one, and no other."""
+        try:
+            act(*args, **options)
+        except Exception as error:
+            self._errands.broke(slot, error)
 
     def _recall(self, provider: str, api: str, cursor: records.Cursor) -> None:
         """Have an answer stopped that is made whether or not anybody listens."""
@@ -208,7 +225,7 @@ class Process:
         return self._gateways[target.provider][target.key], target.model
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
+        task = self._loop.create_task(_reported(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -222,9 +239,9 @@ class Process:
                 ask.number, commands.NOTHING, error.code, error.message, error.detail
             )
         except Exception as error:  # whatever it is, the question must not wait for ever
-            text = f"the question could not be carried out: {type(error).__name__}"
+            text = f"the question could not be carried out: {fault.named(error)}"
             answer = commands.Answer(ask.number, commands.NOTHING, Code.INTERNAL, text)
-            print(f"ringcast: {ask.what}: {type(error).__name__}", file=sys.stderr)
+            fault.report(error)
         self._tell(answer)
 
     async def _inquire(self, ask: commands.Ask) -> object:
@@ -293,24 +310,32 @@ class Process:
             self._errands.moved(flow)
 
     async def _tick(self) -> None:
-        """Look at the body clocks, and write the heartbeat."""
+        """Look around for as long as the process lives."""
         slots = {name: self._counters.slot(name) for name in counters.NAMES["provider"]}
         while True:
             await asyncio.sleep(TICK_S)
-            now = time.monotonic()
-            upstreams = self._errands.upstreams
-            for upstream in upstreams:
-                upstream.overdue(now)
-            self._errands.tick(now)
-            for provider in self._manager.to_ask(now):
-                self._background(self._look_at_health(provider))
-            self._counters.beat(time.monotonic_ns())
-            full = sum(outlet.writer.full for outlet in self._outlets)
-            self._counters.set(slots["ring_full"], full)
-            self._counters.set(slots["streams"], len(upstreams))
-            self._counters.set(slots["waiting"], self._errands.waiting)
-            for name, value in zip(CONNECTIONS, self._client.transport.gauges, strict=True):
-                self._counters.set(slots[name], value)
+            try:
+                self._look_around(time.monotonic())
+            except Exception as error:  # clocks and the heartbeat must go on
+                fault.report(error)
+            self._write_gauges(slots)
+
+    def _look_around(self, now: float) -> None:
+        """Look at the body clocks, and at what is due."""
+        for upstream in self._errands.upstreams:
+            upstream.overdue(now)
+        self._errands.tick(now)
+        for provider in self._manager.to_ask(now):
+            self._background(self._look_at_health(provider))
+
+    def _write_gauges(self, slots: dict[str, int]) -> None:
+        self._counters.beat(time.monotonic_ns())
+        full = sum(outlet.writer.full for outlet in self._outlets)
+        self._counters.set(slots["ring_full"], full)
+        self._counters.set(slots["streams"], len(self._errands.upstreams))
+        self._counters.set(slots["waiting"], self._errands.waiting)
+        for name, value in zip(CONNECTIONS, self._client.transport.gauges, strict=True):
+            self._counters.set(slots[name], value)
 
     async def close(self) -> None:
         """Close every upstream connection and say why, then the sockets."""
@@ -322,6 +347,14 @@ class Process:
         if self._socket is not None:
             self._socket.close()
             self._context.term()
+
+
+async def _reported(work: Coroutine[Any, Any, None]) -> None:
+    """Do work that nobody awaits."""
+    try:
+        await work
+    except Exception as error:
+        fault.report(error)
 
 
 def _gateways(

@@ -28,14 +28,17 @@ from ringcast.errors import ConfigError, RingcastError
 from ringcast.providers import credentials, inquiry, request
 from ringcast.providers.count import TokenCount
 from ringcast.providers.gateway import Gateway, open_gateway
+from ringcast.providers.http.clocks import Clocks
 from ringcast.providers.http.transport import open_client
 from ringcast.providers.http_stream import BodyError, HttpStreamHandler
 from ringcast.providers.inquiry import Health
+from ringcast.providers.lookout import Lookout, RanOut
 from ringcast.providers.request import Json
+from ringcast.providers.response_ending import connection_ending
 from ringcast.providers.traffic.failure import of_error
 from ringcast.providers.traffic.retry import Again, RetryBudget, RetryPolicy
-from ringcast.providers.upstream import connection_ending
 from ringcast.providers.vendor import AnyRequest, Capabilities, Model
+from ringcast.providers.wire.body import Ending
 from ringcast.providers.wire.token_reader import TokenReader
 from ringcast.shm.answer import Answer, joined
 from ringcast.shm.tokens import Error, StreamToken
@@ -202,19 +205,24 @@ class Provider:
             max_line_bytes=limits.max_line_bytes,
             max_event_bytes=limits.max_event_bytes,
         )
+        clocks = Clocks(self._config.timeouts, time.monotonic())
         try:
             outgoing = gateway.request(self._client, call)
-            response = await credentials.send(self._client, outgoing, gateway.credential)
-            stream = HttpStreamHandler(response, self._config, gateway.credential)
+            async with Lookout(clocks):
+                response = await credentials.send(self._client, outgoing, gateway.credential)
+            stream = HttpStreamHandler(response, self._config, gateway.credential, clocks)
             async with aclosing(stream.into_stream()) as chunks:
                 async for chunk in chunks:
                     for token in reader.read(chunk):
+                        clocks.token_seen()
                         yield token
                     if reader.finished:
                         return
             ending = stream.head
         except BodyError as error:
             ending = error.ending
+        except RanOut as error:
+            ending = Ending("failed", error.code, error.message)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             ending = connection_ending(error, self._config.timeouts)
         for token in reader.end(ending):

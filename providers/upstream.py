@@ -10,30 +10,33 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
 import httpx
-import msgspec
 
-from ringcast.config import Config, Timeouts
+from ringcast import fault
+from ringcast.config import Config
 from ringcast.errors import Code, RequestError
 from ringcast.providers import credentials
 from ringcast.providers.credentials import Credential
 from ringcast.providers.flow import Flow
 from ringcast.providers.http.body import READ_BYTES
 from ringcast.providers.http.clocks import Clocks
-from ringcast.providers.http.reach import AddressRefused
-from ringcast.providers.http.tcp import Shortage
-from ringcast.providers.http.transport import BODY, Body, CutError, TLSError
-from ringcast.providers.traffic.retry_hints import retry_hints
+from ringcast.providers.http.transport import BODY, Body, CutError
+from ringcast.providers.response_ending import (
+    changed,
+    compressed,
+    connection_ending,
+    encoding_of,
+    head_of,
+    refusal,
+)
 from ringcast.providers.wire.body import Ending
-from ringcast.providers.wire.printable import printable
 from ringcast.providers.wire.sse import WireError
 
 # Reads shrink to the credit that is left, but not below this: a read has a cost of its own.
 LEAST_READ: Final = 2048
 _ALL: Final = 1 << 62
-LONGEST_TYPE: Final = 200  # characters; it is shown, and travels in one record
 CANCELLED: Final = Ending("cancelled", code=Code.CANCELLED, message="cancelled by the client")
 
 
@@ -78,10 +81,7 @@ class Upstream:
         except RequestError as error:
             self._fail(error.code, error.message)
         except Exception as error:  # whatever it is, the stream must not wait for ever
-            self._abort()
-            text = f"the request could not be carried out: {type(error).__name__}"
-            self._fail(Code.INTERNAL, text)
-            raise
+            self._broke(error)
 
     async def _exchange(self, request: httpx.Request) -> None:
         response = await credentials.send(self._client, request, self._credential)
@@ -105,12 +105,13 @@ class Upstream:
         now_ns = time.monotonic_ns()
         try:
             event = self.flow.data(chunk, now_ns)
+            self._clocks.came(now_ns / 1e9, event)
+            self.adapt()
         except WireError as error:
             self._abort()
             self._fail(error.code, str(error))
-            return
-        self._clocks.came(now_ns / 1e9, event)
-        self.adapt()
+        except Exception as error:  # the transport would call it a connection that broke
+            self._broke(error)
 
     def adapt(self) -> None:
         """Read on or hold, and let no read take more than the credit that is left."""
@@ -135,11 +136,11 @@ class Upstream:
         if error is None:
             self._end(self._head)
         elif isinstance(error, CutError):  # maybe all was said before
-            self._end(_changed(self._head, "eof", Code.STREAM_INCOMPLETE, str(error)))
+            self._end(changed(self._head, "eof", Code.STREAM_INCOMPLETE, str(error)))
         elif isinstance(error, httpx.RemoteProtocolError):
             self._fail(Code.BAD_RESPONSE, str(error))
         else:
-            self._end(_changed(self._head, "reset", Code.TRANSPORT, str(error)))
+            self._end(changed(self._head, "reset", Code.TRANSPORT, str(error)))
 
     def cancel(self) -> None:
         """Close the upstream connection now, in whatever state, and say so."""
@@ -191,6 +192,12 @@ class Upstream:
         self._fail(run_out.code, run_out.message)
         return True
 
+    def _broke(self, error: Exception) -> None:
+        """End by a fault of ours, of which nobody is told more than type and place."""
+        fault.report(error)
+        self._abort()
+        self._fail(Code.INTERNAL, f"the request could not be carried out: {fault.named(error)}")
+
     def _abort(self) -> None:
         self._task.cancel()
         if self._body is not None:
@@ -198,116 +205,10 @@ class Upstream:
             self._body = None
 
     def _fail(self, code: str, message: str) -> None:
-        self._end(_changed(self._head, "failed", code, message))
+        self._end(changed(self._head, "failed", code, message))
 
     def _end(self, ending: Ending) -> None:
         if not self._over:
             self._over = True
             # Behind the terminal token nothing is wanted: no rest may wait for credit.
             self._on_end(self, ending if self._drained < 0 else CANCELLED)
-
-
-async def refusal(response: httpx.Response, credential: Credential, config: Config) -> Ending:
-    """Return how an answer ended that is no 200, and close it.
-
-    Of its body at most `limits.max_error_body_bytes` are read, of a compressed one none.
-    """
-    head = head_of(response)
-    if response.has_redirect_location:
-        await response.aclose()
-        return _changed(head, "failed", Code.UNEXPECTED_REDIRECT, _not_followed(response))
-    plain = encoding_of(response) == "identity"
-    limit = config.limits.max_error_body_bytes if plain else 0
-    content = bytearray()
-    try:
-        async with asyncio.timeout(config.timeouts.first_byte_s or None):
-            async for piece in response.aiter_raw():
-                content += piece
-                if len(content) >= limit:
-                    break
-    except (httpx.HTTPError, TimeoutError):
-        pass  # what was read of the message is still the best there is
-    finally:
-        await response.aclose()
-    hints = retry_hints(response.headers, time.time())
-    return msgspec.structs.replace(
-        head,
-        kind="http",
-        retry_after_s=hints.after_s,
-        should_retry=hints.should_retry,
-        # ValidationException:http://internal.amazon.com/coral/...
-        fault=response.headers.get("x-amzn-errortype", "").partition(":")[0][:LONGEST_TYPE],
-        body=credential.mask(bytes(content))[:limit],
-    )
-
-
-def head_of(response: httpx.Response) -> Ending:
-    """Return the ending of a body that ends by itself, as far as its head tells."""
-    kind = response.headers.get("content-type", "")[:LONGEST_TYPE]
-    return Ending("eof", status=response.status_code, content_type=kind)
-
-
-def compressed(encoding: str) -> str:
-    """Say what is wrong with a body that is compressed."""
-    return f"the answer is compressed ({encoding[:20]!r}), although identity was asked for"
-
-
-def encoding_of(response: httpx.Response) -> str:
-    """Return how a body is compressed: "identity" if it is not (RFC 9110, 8.4)."""
-    said: str = response.headers.get("content-encoding", "").strip().lower()
-    return said or "identity"
-
-
-def _not_followed(response: httpx.Response) -> str:
-    """Say where a redirect leads: the host only, for the rest may be anything."""
-    try:
-        url = response.request.url.join(response.headers["location"])
-        target = url.host or f"{url.scheme}:"
-    except (httpx.InvalidURL, ValueError):
-        target = "an unreadable address"
-    return f"HTTP {response.status_code} to {target[:LONGEST_TYPE]} is not followed"
-
-
-def _changed(
-    head: Ending, kind: Literal["eof", "reset", "failed"], code: str, message: str
-) -> Ending:
-    text = printable(message)
-    return Ending(kind, code=code, message=text, status=head.status, content_type=head.content_type)
-
-
-def connection_ending(error: httpx.HTTPError | httpx.InvalidURL, timeouts: Timeouts) -> Ending:
-    """Say in one line why no answer came, with the clock's setting where one ran out."""
-    text = str(error) or type(error).__name__
-    match error:
-        case TLSError():
-            code = Code.TLS_ERROR
-        case httpx.PoolTimeout():  # our limit, and no fault of the provider
-            code, text = (
-                Code.OVERLOADED_LOCAL,
-                f"no connection within {timeouts.connect_s:g} s (timeouts.connect_s): {text}",
-            )
-        case httpx.ConnectTimeout():
-            code, text = (
-                Code.CONNECT_TIMEOUT,
-                f"no connection within {timeouts.connect_s:g} s (timeouts.connect_s)",
-            )
-        case httpx.ReadTimeout():
-            code, text = (
-                Code.FIRST_BYTE_TIMEOUT,
-                f"no answer within {timeouts.first_byte_s:g} s (timeouts.first_byte_s)",
-            )
-        case AddressRefused():
-            code = Code.ADDRESS_REFUSED
-        case Shortage():
-            code = Code.OVERLOADED_LOCAL
-        case httpx.ConnectError():
-            code = Code.CONNECT_FAILED
-        case httpx.LocalProtocolError() | httpx.UnsupportedProtocol() | httpx.InvalidURL():
-            code = Code.BAD_REQUEST
-        case CutError():
-            code = Code.TRANSPORT
-        case httpx.RemoteProtocolError():
-            code = Code.BAD_RESPONSE
-        case _:
-            code = Code.TRANSPORT
-    return Ending("failed", code=code, message=printable(text))

@@ -11,107 +11,26 @@ be sent to at once gets it; where none may, it waits in the queue of the first.
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from typing import Final
-
-import msgspec
 
 from ringcast.config import Config
 from ringcast.errors import Code, RequestError
 from ringcast.providers.inquiry import Health, Traffic
-from ringcast.providers.spending.budget import DailyBudget
+from ringcast.providers.spending.purse import Purse
 from ringcast.providers.traffic.admission import Admission
-from ringcast.providers.traffic.breaker import CircuitBreaker, Closed, Open, Outcome, Probe, State
+from ringcast.providers.traffic.breaker import Outcome
+from ringcast.providers.traffic.breakers import BUSY_S, Breakers
 from ringcast.providers.traffic.failure import Failure, of_error
-from ringcast.providers.traffic.rate_headers import NOTHING, RateLimits
-from ringcast.providers.traffic.retry import Again, RetryBudget, RetryPolicy
+from ringcast.providers.traffic.plan import Plan, Send, Wait
+from ringcast.providers.traffic.rate_headers import RateLimits
+from ringcast.providers.traffic.retry import Again, RetryPolicy
 from ringcast.providers.traffic.routing import Routing, Target
+from ringcast.providers.traffic.standing import Standing
 from ringcast.shm.shared_words import RowBusy, SharedWords
 from ringcast.shm.tokens import Error, Usage
 
-BUSY_S: Final = 0.01
 FOREVER: Final = float("inf")
-BUDGET: Final = "budget"
-IN_USE_S: Final = 600.0  # whoever was asked nothing for so long is not asked how it is
-MODELS: Final = 1000  # whose speeds are kept
-SMOOTHING: Final = 0.3  # of speeds: the last five requests make five sixths of the mean
-
-
-class Send(msgspec.Struct, frozen=True):
-    """It goes now."""
-
-    target: Target
-
-
-class Wait(msgspec.Struct, frozen=True):
-    """It does not go before about `seconds` have passed.
-
-    `queued`: the queue says when (`ProviderManager.due`), else whoever asked comes again.
-    """
-
-    seconds: float
-    reason: str
-    queued: bool = False
-
-
-class Record(msgspec.Struct):
-    """What is known of one provider."""
-
-    budget: RetryBudget
-    requests: int = 0
-    failures: int = 0
-    sent_again: int = 0
-    first_token_s: float | None = None
-    limits: RateLimits = NOTHING
-    used_at: float = 0.0
-    look_at: float | None = None  # when its health is asked next; None: it is not in use
-    health: Health | None = None
-
-
-class Plan:
-    """One request: where it may go, what was tried, and what it holds."""
-
-    __slots__ = (
-        "admitted",
-        "begun",
-        "client",
-        "deadline",
-        "lost",
-        "permit",
-        "sent",
-        "sent_at",
-        "slot",
-        "target",
-        "targets",
-        "tokens",
-        "tried",
-    )
-
-    def __init__(
-        self, slot: int, targets: list[Target], client: bytes, tokens: int, deadline: float
-    ) -> None:
-        """`tokens` is what it is charged until its usage is known."""
-        self.slot = slot
-        self.targets = targets
-        self.client = client
-        self.tokens = tokens
-        self.deadline = deadline
-        self.sent = 0
-        self.sent_at = 0.0
-        self.target: Target | None = None  # where it was last sent, or is queued
-        self.tried: set[Target] = set()
-        self.lost: set[Target] = set()  # that will not do better
-        self.admitted = False  # the limiter has been charged for it
-        self.permit: Closed | Probe | None = None  # of a breaker that waits for the outcome
-        self.begun = False
-
-    @property
-    def candidates(self) -> list[Target]:
-        """Where it may go next: what was not asked yet, or else what may do better."""
-        fresh = [target for target in self.targets if target not in self.tried]
-        return fresh or [target for target in self.targets if target not in self.lost]
 
 
 class ProviderManager:
@@ -127,14 +46,13 @@ class ProviderManager:
     ) -> None:
         """`keys` counts each usable provider's keys; `rows` are shared with other processes."""
         self._config = config
-        self._rows = rows
         self._chance = chance or random.Random()
         self._admission = Admission(rows, config, process)
+        self._breakers = Breakers(rows, config.breaker)
+        self._purse = Purse(rows, config.usage)
         self._policy = RetryPolicy(config.retry)
-        self._owed = 0.0  # dollars that a busy row could not take yet
-        self._records = {name: Record(RetryBudget(config.retry)) for name in keys}
-        self._speeds: OrderedDict[str, float] = OrderedDict()  # of models, the latest last
-        self._routing = Routing(config, keys, self._speeds.get, self._chance)
+        self._standing = Standing(config, keys, self._chance)
+        self._routing = Routing(config, keys, self._standing.speed, self._chance)
 
     def targets(self, provider: str, model: str) -> list[Target]:
         """Return where a request may go. Raises `RequestError` (provider_disabled)."""
@@ -146,59 +64,31 @@ class ProviderManager:
         """Begin a request. Raises `RequestError` (provider_disabled)."""
         targets = self._routing.targets(provider, model)
         for target in targets:
-            record = self._records[target.provider]
-            record.used_at = now
-            record.look_at = record.look_at or self._next_look(now)
-        well = [one for one in targets if self._is_well(one.provider)]
+            self._standing.used(target.provider, now)
+        well = [one for one in targets if self._standing.healthy(one.provider)]
         ill = [one for one in targets if one not in well]
         total_s = self._config.timeouts.total_s
         return Plan(slot, well + ill, client, tokens, now + total_s if total_s else FOREVER)
 
-    def _is_well(self, provider: str) -> bool:
-        health = self._records[provider].health
-        return health is None or health.ok
-
-    # health
+    # what is known of providers
 
     def to_ask(self, now: float) -> list[str]:
         """Return the providers whose health is to be asked now, of those that are in use."""
-        if not self._config.health.interval_s:
-            return []
-        names = []
-        for name, known in self._records.items():
-            if known.look_at is None or now < known.look_at:
-                continue
-            if now - known.used_at > IN_USE_S:
-                known.look_at = known.health = None
-            else:
-                known.look_at = self._next_look(now)
-                names.append(name)
-        return names
-
-    def _next_look(self, now: float) -> float:
-        return now + self._config.health.interval_s * self._chance.uniform(0.75, 1.25)
+        return self._standing.to_ask(now)
 
     def is_well(self, provider: str, health: Health) -> None:
         """Take what a provider answered: routes go to those first that are well."""
-        self._records[provider].health = health
+        self._standing[provider].health = health
 
     def traffic(self, provider: str, now: float) -> Traffic | None:
         """Return what was done here with a provider; None for one that is not usable."""
-        if (known := self._records.get(provider)) is None:
+        if provider not in self._standing:
             return None
-        state: State = "closed"
-        with suppress(RowBusy), self._breaker(provider) as breaker:
-            state = breaker.state(now)
-        told, first_s = known.limits, known.first_token_s
-        return Traffic(
-            state,
-            known.requests,
-            known.failures,
-            known.sent_again,
-            None if first_s is None else round(first_s * 1e3, 1),
-            told.requests.remaining if told.requests else None,
-            told.tokens.remaining if told.tokens else None,
-        )
+        return self._standing.traffic(provider, self._breakers.state(provider, now))
+
+    def spent(self, cost: float | None, wall_s: float, *, so_far: float | None = None) -> None:
+        """Count what a request cost, in dollars; `so_far` is what an earlier daemon spent today."""
+        self._purse.spent(cost, wall_s, so_far=so_far)
 
     # before a sending
 
@@ -207,7 +97,7 @@ class ProviderManager:
 
         circuit_open, budget_exceeded, overloaded_local: it is not sent at all.
         """
-        self._check_budget(wall_s)
+        self._purse.check(wall_s)
         candidates = plan.candidates
         if plan.admitted and plan.target is not None:  # the queue let it go there
             candidates = [plan.target, *(one for one in candidates if one != plan.target)]
@@ -236,7 +126,7 @@ class ProviderManager:
         Raises `RequestError`: circuit_open, overloaded_local.
         """
         if not plan.admitted:
-            self._check_breaker(target.provider, now)
+            self._breakers.check(target.provider, now)
             if wait_s := self._ask(plan, target, now):
                 self._admission.withdraw(plan, now)
                 return wait_s
@@ -250,58 +140,19 @@ class ProviderManager:
     def _let_go(self, plan: Plan, target: Target, now: float) -> Send | Wait:
         """Its limits let it go: the breaker has the last word. Raises `RequestError`."""
         try:
-            with self._breaker(target.provider) as breaker:
-                said = breaker.ask(now)
+            permit = self._breakers.ask(target.provider, now)
         except RowBusy:
             plan.target = target
             return Wait(BUSY_S, "")
-        if isinstance(said, Open):
+        except RequestError:
             self._withdraw(plan, now)
-            raise said.refusal(target.provider, now)
+            raise
         again = target.provider in {one.provider for one in plan.tried}
-        record = self._records[target.provider]
-        record.requests += 1
-        if again:
-            record.sent_again += 1
-        else:
-            record.budget.first(now)
-        plan.permit, plan.target, plan.sent_at = said, target, now
+        self._standing.sent(target.provider, now, again=again)
+        plan.permit, plan.target, plan.sent_at = permit, target, now
         plan.sent += 1
         plan.tried.add(target)
         return Send(target)
-
-    def _check_breaker(self, provider: str, now: float) -> None:
-        """Raise `RequestError` (circuit_open) for a provider that is left alone; nobody queues."""
-        said: Open | None = None
-        with suppress(RowBusy), self._breaker(provider) as breaker:
-            said = breaker.refusing(now)
-        if said is not None:
-            raise said.refusal(provider, now)
-
-    @contextmanager
-    def _breaker(self, provider: str) -> Iterator[CircuitBreaker]:
-        """Hold a provider's breaker. Raises `RowBusy`."""
-        with self._rows.row(f"breaker:{provider}", keep=True) as words:
-            yield CircuitBreaker(words, self._config.breaker)
-
-    def _check_budget(self, wall_s: float) -> None:
-        """Raise `RequestError` (budget_exceeded) if today's money is spent."""
-        if not self._config.usage.daily_usd:
-            return
-        with suppress(RowBusy), self._rows.row(BUDGET, keep=True) as words:
-            DailyBudget(words, self._config.usage).check(wall_s)
-
-    def spent(self, cost: float | None, wall_s: float, *, so_far: float | None = None) -> None:
-        """Count what a request cost, in dollars; `so_far` is what an earlier daemon spent today."""
-        if not self._config.usage.daily_usd:
-            return
-        self._owed += cost or 0.0
-        with suppress(RowBusy), self._rows.row(BUDGET, keep=True) as words:
-            budget = DailyBudget(words, self._config.usage)
-            if so_far is not None:
-                budget.begin(so_far, wall_s)
-            budget.add(self._owed, wall_s)
-            self._owed = 0.0
 
     def may_fail(self, plan: Plan) -> bool:
         """Whether a failure of the sending under way may lead to another."""
@@ -326,7 +177,7 @@ class ProviderManager:
     def heard(self, plan: Plan, limits: RateLimits, now: float) -> None:
         """Learn from the head of an answer that is no refusal."""
         assert plan.target is not None
-        self._records[plan.target.provider].limits = limits
+        self._standing[plan.target.provider].limits = limits
         self._admission.learn(plan.target.provider, _lane(plan.target), limits, now)
 
     def began(self, plan: Plan, now: float) -> None:
@@ -334,12 +185,7 @@ class ProviderManager:
         if plan.begun or plan.target is None:
             return
         plan.begun = True
-        name, took_s = plan.target.name, now - plan.sent_at
-        record = self._records[plan.target.provider]
-        record.first_token_s = _mean(record.first_token_s, took_s)
-        self._speeds[name] = _mean(self._speeds.pop(name, None), took_s)
-        if len(self._speeds) > MODELS:
-            self._speeds.popitem(last=False)
+        self._standing.began(plan.target, now - plan.sent_at)
         self._judge(plan, "success", now)
 
     def failed(
@@ -354,7 +200,7 @@ class ProviderManager:
         if failure.throttled:
             lane = _lane(target)
             self._admission.throttled(target.provider, lane, failure.after_s, now, limits)
-        record = self._records[target.provider]
+        record = self._standing[target.provider]
         record.limits = limits
         self._give_back(plan, 0, now)
         self._judge(plan, failure.outcome, now)
@@ -397,13 +243,8 @@ class ProviderManager:
         permit, plan.permit = plan.permit, None
         if plan.target is None or (permit is None and outcome != "failure"):
             return
-        self._records[plan.target.provider].failures += outcome == "failure"
-        probe = permit if isinstance(permit, Probe) else None
-        try:
-            with self._breaker(plan.target.provider) as breaker:
-                breaker.record(outcome, now, probe)
-        except RowBusy:
-            return  # one call is not counted; a probe's lease ends by itself
+        self._standing[plan.target.provider].failures += outcome == "failure"
+        self._breakers.record(plan.target.provider, outcome, now, permit)
 
 
 def used(usage: Usage | None) -> int | None:
@@ -414,10 +255,6 @@ def used(usage: Usage | None) -> int | None:
         return usage.total_tokens
     parts = [usage.input_tokens, usage.output_tokens]
     return sum(part or 0 for part in parts) if any(part is not None for part in parts) else None
-
-
-def _mean(known: float | None, newest: float) -> float:
-    return newest if known is None else known + SMOOTHING * (newest - known)
 
 
 def _lane(target: Target) -> str:

@@ -13,7 +13,10 @@ B4   There are two buckets. `told` has the limit and the period that the provide
 B5   A refusal multiplies the rate by 0.9 and adds nothing; each minute with successes adds 1/32
      of that rate, however many there are: additive increase, multiplicative decrease (Chiu and
      Jain 1989). Both buckets level out between, so the mean is the rate that was found. Without
-     a refusal for 10 minutes it adds 1/4 of the rate: what it was about may be over.
+     a refusal for 10 minutes it adds 1/4 of the rate: what it was about may be over. A refusal
+     that ends such growth multiplies by 0.6, for the provider's bucket, full with a minute's
+     worth, has hidden its limit until the rate is 1.9 times that: steps of 0.9 back to it would
+     cost seven refusals, and 0.5 leads below it, where minutes are lost.
 B6   The first refusal by a provider that tells nothing sets the rate to 0.9 of what was accepted
      within about a minute. Was that less than `least`, the refusal says nothing about our rate:
      one request a minute that meets an overload must not become a limit of one a minute.
@@ -34,6 +37,7 @@ MINUTE: Final = 60 * SECOND
 SLACK: Final = 3 * SECOND
 MILLI: Final = 1000  # rates and counts are kept in thousandths
 DECREASE: Final = 0.9
+FAST_DECREASE: Final = 0.6
 STEPS: Final = 32
 FAST_STEPS: Final = 4
 QUIET: Final = 10 * MINUTE
@@ -122,7 +126,8 @@ class Meter:
             guess = int(DECREASE * max(count, self._least * MILLI))
             words[first + _RATE] = min(guess, known or guess)
         elif begins:
-            rate = words[first + _RATE] = max(int(DECREASE * known), MILLI)
+            decrease = FAST_DECREASE if self._grows_fast() else DECREASE
+            rate = words[first + _RATE] = max(int(decrease * known), MILLI)
             words[first + _STEP] = max(rate // STEPS, 1)
         for bucket in self._own():
             bucket.at_most(0, now)
@@ -138,6 +143,11 @@ class Meter:
         rate += words[first + _STEP] * min(since, MINUTE) // MINUTE
         ceiling = self._ceiling() * MILLI
         words[first + _RATE] = 0 if 0 < ceiling <= rate else min(rate, LARGEST)
+
+    def _grows_fast(self) -> bool:
+        """Whether the rate was found by fast steps, which are the only ones above an eighth."""
+        rate, step = self._words[self._first + _RATE], self._words[self._first + _STEP]
+        return 0 < rate < 2 * FAST_STEPS * step
 
     def rate(self) -> int:
         """Return the thousandths of units a minute in force, 0 if there is no limit."""

@@ -19,9 +19,9 @@ from ringcast.addresses import is_metadata, kind_of, literal, meant_private
 from ringcast.config import Timeouts
 from ringcast.errors import Code, ConfigError
 from ringcast.providers.http import tcp
-from ringcast.providers.http.connection import Origin
+from ringcast.providers.http.carrier import Origin
 from ringcast.providers.http.reach import REACH, Reach, refusal
-from ringcast.providers.upstream import connection_ending
+from ringcast.providers.response_ending import connection_ending
 
 METADATA = [
     "169.254.169.254",

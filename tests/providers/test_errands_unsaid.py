@@ -1,8 +1,9 @@
-"""What becomes of a request that a worker says failed before anything of it was seen."""
+"""What becomes of a request that failed: by its worker's word, or by a fault of ours."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,12 +12,14 @@ import pytest
 from fakes.daemon import in_loop
 from fakes.pipeline import ring
 
+from ringcast import fault
 from ringcast.config import Config, Provider, Retry
 from ringcast.errors import Code
 from ringcast.providers import commands
 from ringcast.providers.flow import Outlet
+from ringcast.providers.process import Process
 from ringcast.providers.request import Call
-from ringcast.providers.traffic import errands
+from ringcast.providers.traffic import sender
 from ringcast.providers.traffic.errands import Errands
 from ringcast.providers.traffic.manager import ProviderManager
 from ringcast.providers.upstream import CANCELLED
@@ -25,6 +28,7 @@ from ringcast.shm import counters, records
 from ringcast.shm.ring import Reader, Writer
 from ringcast.shm.shared_words import SharedWords
 from ringcast.shm.tokens import Error
+from ringcast.workers.stream import decode_ending
 
 CONFIG = Config(providers={"up": Provider("openai")}, retry=Retry(attempts=3, pause_s=0.0))
 SAID = {"role": "user", "content": "hi"}
@@ -33,6 +37,11 @@ START = commands.Start(1, b"%016d" % 1, 0, "up", "m", ASKED, 1 << 16)
 PASSING = Error(Code.EMPTY_RESPONSE, "nothing came", retryable=True)
 LASTING = Error(Code.BAD_REQUEST, "never")
 SOON_S = 0.15  # beyond the least pause
+
+
+def shaped(model: str, asked: Any) -> tuple[str, Call]:
+    """What is sent, whatever is asked."""
+    return "chat", Call("/chat")
 
 
 class FakeUpstream:
@@ -58,7 +67,9 @@ class FakeUpstream:
 class Bench:
     """The requests of a provider process, its in-ring, and what it tells the broker."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, shape: Callable[[str, Any], Any] = shaped
+    ) -> None:
         self.sent: list[FakeUpstream] = []
         self.told: list[commands.Command] = []
         memory = ring(1 << 16)
@@ -68,10 +79,10 @@ class Bench:
         gateway = SimpleNamespace(
             config=CONFIG.providers["up"],
             credential=None,
-            shape=lambda model, asked: ("chat", Call("/chat")),
+            shape=shape,
             request=lambda client, call: call,
         )
-        monkeypatch.setattr(errands, "Upstream", self._connect)
+        monkeypatch.setattr(sender, "Upstream", self._connect)
         client: Any = None
         gateways: Any = {"up": [gateway]}
         outlets = [Outlet(self.writer, lambda: None)]
@@ -155,7 +166,7 @@ async def test_what_does_not_pass_is_not_sent_again_and_leaves_nothing(
     bench.stop(ended=True)
     assert bench.errands.live == []
     assert not bench.errands._errands
-    assert not bench.errands._ending
+    assert not bench.errands._flows
 
 
 @in_loop
@@ -190,3 +201,70 @@ async def test_what_nobody_here_knows_is_not_answered(
     bench.errands.unsaid(commands.Unsaid(2, 0, 7, PASSING, 1 << 16))
     assert bench.told == []
     assert len(bench.written()) == 1
+
+
+# a fault of ours
+
+
+def cited(model: str, asked: Any) -> tuple[str, Call]:
+    """Break over one model, citing what may not be told."""
+    if model == "broken":
+        raise KeyError("x-api-key: canary")
+    return shaped(model, asked)
+
+
+def ended(bench: Bench) -> list[tuple[int, Ending | None]]:
+    """Slot of each record since, and of ENDs how."""
+    bench.writer.publish()
+    return [
+        (one.stream, decode_ending(one.payload) if one.kind == records.END else None)
+        for one in bench.reader.poll()
+    ]
+
+
+@in_loop
+async def test_a_fault_ends_its_own_stream_and_the_commands_behind_it_are_obeyed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fault.watch(asyncio.get_running_loop())
+    bench = Bench(monkeypatch, cited)
+    process = object.__new__(Process)
+    process._errands = bench.errands
+    broken = msgspec.structs.replace(START, slot=2, model="broken")
+    later = msgspec.structs.replace(START, slot=3)
+    process._on_commands([([], commands.encode(one)) for one in (broken, later)])
+    assert [one.flow.slot for one in bench.sent] == [1, 3]
+    said = dict(ended(bench))
+    assert said.keys() == {1, 2, 3}
+    assert said[1] is said[3] is None
+    assert said[2] is not None
+    assert (said[2].kind, said[2].code) == ("failed", Code.INTERNAL)
+    assert said[2].message.startswith("the request could not be carried out: KeyError at ")
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "canary" not in lines[0]
+    bench.errands.stop(commands.Stop(2, cancel=False, ended=True))
+    assert [one.slot for one in bench.errands.live] == [1, 3]
+
+
+@pytest.mark.parametrize("where", ["next", "failed"])
+@in_loop
+async def test_a_fault_where_nobody_awaits_ends_the_stream_all_the_same(
+    where: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In a timer, and in what a connection's end calls."""
+
+    def broken(*_: object) -> None:
+        raise KeyError("x-api-key: canary")
+
+    fault.watch(asyncio.get_running_loop())
+    bench = Bench(monkeypatch)
+    monkeypatch.setattr(ProviderManager, where, broken)
+    bench.sent[0].end(Ending("http", status=500))
+    while not (said := [how for _, how in ended(bench) if how is not None]):  # noqa: ASYNC110
+        await asyncio.sleep(SOON_S)
+    assert [how.code for how in said] == [Code.INTERNAL]
+    assert len(bench.sent) == 1
+    assert "canary" not in capfd.readouterr().err
+    bench.stop(ended=True)
+    assert bench.errands.live == []

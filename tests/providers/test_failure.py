@@ -13,10 +13,11 @@ from ringcast.errors import Code, RequestError
 from ringcast.providers.http.reach import AddressRefused
 from ringcast.providers.http.tcp import Shortage
 from ringcast.providers.http.transport import CutError
+from ringcast.providers.response_ending import connection_ending
 from ringcast.providers.traffic import failure
 from ringcast.providers.traffic.failure import Blame, Failure
 from ringcast.providers.traffic.retry_hints import retry_hints
-from ringcast.providers.upstream import CANCELLED, connection_ending
+from ringcast.providers.upstream import CANCELLED
 from ringcast.providers.wire.body import Ending, last_error, open_body
 from ringcast.shm.tokens import Error
 

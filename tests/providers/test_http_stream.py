@@ -3,35 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 
 import httpx
 import pytest
 from fakes.daemon import CANARY_KEY, free_port, in_loop
+from fakes.frames import chunk as aws_chunk
 from fakes.raw import CHUNKED, Script, answer, answering, chunk, events
 
-from ringcast.config import Config, Timeouts
+from ringcast.config import Config, Limits, Timeouts
 from ringcast.errors import Code
+from ringcast.providers import http_stream
 from ringcast.providers.credentials import Configured
+from ringcast.providers.http.clocks import Clocks
 from ringcast.providers.http.transport import open_client
 from ringcast.providers.http_stream import BodyError, HttpStreamHandler
 
 PORT = free_port()
 URL = f"http://127.0.0.1:{PORT}/v1"
 PATIENT = Config(timeouts=Timeouts(idle_s=0.2))
+STREAM = {"content-type": "text/event-stream"}
+AWS = {"content-type": "application/vnd.amazon.eventstream"}
+AWS_PING = aws_chunk({"type": "ping"})
+EVENT, PING = b'data: {"choices":[]}\n\n', b'event: ping\ndata: {"type": "ping"}\n\n'
 
 
 class Pieces(httpx.AsyncByteStream):
     """A body in pieces, then an error, then nothing for ever."""
 
-    def __init__(self, *pieces: bytes, error: Exception | None = None, hang: bool = False) -> None:
+    def __init__(
+        self,
+        *pieces: bytes,
+        error: Exception | None = None,
+        hang: bool = False,
+        apart_s: float = 0.0,
+    ) -> None:
         self.closed = False
+        self._apart_s = apart_s
         self._pieces = pieces
         self._error = error
         self._hang = hang
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for piece in self._pieces:
+            await asyncio.sleep(self._apart_s)
             yield piece
         if self._error:
             raise self._error
@@ -83,6 +99,107 @@ async def test_a_body_that_stands_still() -> None:
     body = Pieces(b"a", hang=True)
     assert await read(httpx.Response(200, stream=body), PATIENT) == (b"a", Code.IDLE_TIMEOUT)
     assert body.closed
+
+
+@pytest.mark.parametrize(
+    ("headers", "piece"),
+    [
+        (STREAM, b": alive\n\n"),
+        (STREAM, PING),
+        (STREAM, b"data"),
+        (AWS, aws_chunk({"type": "ping"})),
+    ],
+)
+@in_loop
+async def test_keep_alives_and_pieces_of_an_event_do_not_wind_the_idle_clock(
+    headers: dict[str, str], piece: bytes
+) -> None:
+    config = Config(timeouts=Timeouts(idle_s=0.3))
+    body = Pieces(*[piece] * 60, apart_s=0.05)
+    handler = HttpStreamHandler(httpx.Response(200, headers=headers, stream=body), config)
+    with pytest.raises(BodyError, match="no event, only keep-alives") as seen:
+        async for _ in handler.into_stream():
+            pass
+    assert seen.value.code == Code.IDLE_TIMEOUT
+    assert body.closed
+
+
+class Spy(Clocks):
+    """Clocks that note what they are told."""
+
+    def __init__(self, timeouts: Timeouts, now: float) -> None:
+        super().__init__(timeouts, now)
+        self.told: list[bool | str] = []
+
+    def came(self, now: float, event: bool) -> None:
+        self.told.append(event)
+        super().came(now, event)
+
+    def token_seen(self) -> None:
+        self.told.append("token")
+
+
+@pytest.mark.parametrize(
+    ("headers", "pieces", "told"),
+    [
+        (STREAM, [PING, EVENT[:9], EVENT[9:], PING + EVENT], [False, False, True, True]),
+        (AWS, [AWS_PING, aws_chunk({"type": "x"}), AWS_PING[:30]], [False, True, False]),
+        ({"content-type": "application/x-ndjson; a=b"}, [b"{", b"}\n"], [False, True]),
+        ({}, [b"any", b"byte"], [True, True]),
+    ],
+)
+@in_loop
+async def test_whole_events_get_on_and_of_an_unknown_form_any_byte(
+    headers: dict[str, str], pieces: list[bytes], told: list[bool | str]
+) -> None:
+    clocks = Spy(Timeouts(), time.monotonic())
+    response = httpx.Response(200, headers=headers, stream=Pieces(*pieces))
+    stream = HttpStreamHandler(response, clocks=clocks).into_stream()
+    assert [piece async for piece in stream] == pieces
+    assert clocks.told == told
+
+
+@in_loop
+async def test_without_a_sender_who_knows_better_the_first_event_is_the_first_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Spy] = []
+
+    def spy(timeouts: Timeouts, now: float) -> Spy:
+        made.append(Spy(timeouts, now))
+        return made[-1]
+
+    monkeypatch.setattr(http_stream, "Clocks", spy)
+    body = Pieces(PING, EVENT)
+    assert await read(httpx.Response(200, headers=STREAM, stream=body)) == (PING + EVENT, "")
+    assert made[0].told == [False, True, "token"]
+
+
+@in_loop
+async def test_a_body_takes_no_longer_than_the_total() -> None:
+    config = Config(timeouts=Timeouts(total_s=0.3))
+    body = Pieces(*[EVENT] * 60, apart_s=0.05)
+    response = httpx.Response(200, headers=STREAM, stream=body)
+    assert (await read(response, config))[1] == Code.TOTAL_TIMEOUT
+    assert body.closed
+
+
+@in_loop
+async def test_what_is_no_token_for_its_sender_does_not_stop_the_first_token_clock() -> None:
+    clocks = Clocks(Timeouts(first_token_s=0.3), time.monotonic())
+    body = Pieces(*[EVENT] * 60, apart_s=0.05)
+    response = httpx.Response(200, headers=STREAM, stream=body)
+    with pytest.raises(BodyError) as late:
+        async for _ in HttpStreamHandler(response, clocks=clocks).into_stream():
+            pass
+    assert late.value.code == Code.FIRST_TOKEN_TIMEOUT
+
+
+@in_loop
+async def test_a_line_that_is_too_long_is_the_decoders_to_tell() -> None:
+    config = Config(limits=Limits(max_line_bytes=10))
+    response = httpx.Response(200, headers=STREAM, stream=Pieces(EVENT[:-2], EVENT))
+    assert await read(response, config) == (EVENT[:-2] + EVENT, "")
 
 
 @in_loop

@@ -319,6 +319,24 @@ def test_b5_without_refusals_it_grows_faster() -> None:
     assert rate(one) > 4 * low
 
 
+def test_b5_the_refusal_that_ends_fast_growth_undoes_most_of_it() -> None:
+    one = limiter(requests=10**6)
+    one.throttled(1.0, 0.0)
+    for _ in range(60):
+        one._requests.refused(1, 0, begins=True, early=False)
+    low = rate(one)
+    for minute in range(1, 16):
+        one.learn(NOTHING, 60.0 * minute)
+    high = rate(one)
+    assert high > 2 * low
+    one.throttled(1.0, 910.0)
+    assert rate(one) == pytest.approx(0.6 * high, rel=1e-3)
+    one.learn(NOTHING, 920.0)
+    slow = rate(one)
+    one.throttled(1.0, 930.0)
+    assert rate(one) == pytest.approx(0.9 * slow, rel=1e-3)
+
+
 def test_b6_a_first_refusal_finds_what_was_accepted_of_a_flood() -> None:
     one = limiter()
     assert flood(one, 0.0, tokens=10, most=3000) == 3000

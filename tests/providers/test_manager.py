@@ -11,7 +11,8 @@ from ringcast.config import ROUTE, Breaker, Config, Provider, Retry, Route, Usag
 from ringcast.errors import Code, RequestError
 from ringcast.providers.inquiry import Health
 from ringcast.providers.traffic.failure import Failure, of_error
-from ringcast.providers.traffic.manager import Plan, ProviderManager, Send, Wait
+from ringcast.providers.traffic.manager import ProviderManager
+from ringcast.providers.traffic.plan import Plan, Send, Wait
 from ringcast.providers.traffic.rate_headers import NOTHING, RateLimits, Window
 from ringcast.shm import tokens
 from ringcast.shm.shared_words import TABLE_BYTES, NoLocks, RowBusy, SharedWords

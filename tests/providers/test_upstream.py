@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +15,7 @@ import pytest
 from fakes.daemon import free_port, in_loop, replaying
 from fakes.pipeline import ring
 
+from ringcast import fault
 from ringcast.config import Config, Limits, Timeouts
 from ringcast.errors import Code
 from ringcast.providers.credentials import Anonymous
@@ -159,18 +161,41 @@ async def test_a_token_that_was_seen_stops_the_first_token_clock() -> None:
 
 
 @in_loop
-async def test_of_an_error_of_ours_only_the_type_is_told() -> None:
+async def test_of_a_fault_of_ours_only_type_and_place_are_told(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     """Its text may hold anything, a header among it."""
+    fault.watch(asyncio.get_running_loop())
     async with bench() as it:
         flow = Flow(1, it.outlet, SseFramer(), 1 << 19)
         request = httpx.Request("POST", "http://127.0.0.1:1/")
-        upstream = Upstream(flow, it.client, request, CONFIG, Faulty(), it.over)
+        Upstream(flow, it.client, request, CONFIG, Faulty(), it.over)
         await it.ended.wait()
         ending = it.ending()
         assert ending.code == Code.INTERNAL
-        assert ending.message == "the request could not be carried out: KeyError"
-        with pytest.raises(KeyError):
-            await upstream._task
+        named = re.escape("the request could not be carried out: KeyError at ")
+        assert re.fullmatch(named + r"providers/credentials\.py:\d+", ending.message)
+    said = capfd.readouterr().err
+    assert re.fullmatch(r"ringcast: fault: KeyError at providers/credentials\.py:\d+\n", said)
+
+
+@in_loop
+async def test_a_fault_in_what_is_read_is_no_broken_connection(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(flow: Flow, chunk: bytes, now_ns: int) -> bool:
+        raise ValueError(f"canary {chunk!r}")
+
+    fault.watch(asyncio.get_running_loop())
+    async with bench() as it:
+        monkeypatch.setattr(Flow, "data", faulty)
+        it.start("numbered;n=0;pace=100")
+        await it.ended.wait()
+        assert it.ending().code == Code.INTERNAL
+        await it.replay.until(lambda: it.replay.seen[0].ended in ("fin", "rst"))
+    said = capfd.readouterr().err
+    assert said.startswith("ringcast: fault: ValueError at providers/upstream.py:")
+    assert "canary" not in said
 
 
 @in_loop
