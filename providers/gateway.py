@@ -10,6 +10,7 @@ import msgspec
 from ringcast.config import Provider
 from ringcast.providers import access
 from ringcast.providers.credentials import Credential
+from ringcast.providers.http.offer import HTTP2
 from ringcast.providers.http.reach import REACH, Reach
 from ringcast.providers.kinds import vendor
 from ringcast.providers.request import Call, refuse
@@ -57,7 +58,10 @@ class Gateway(msgspec.Struct, frozen=True):
             call.path if elsewhere else self.config.base_url + call.path,
             content=content,
             headers=self.headers() | call.headers | self.config.headers,
-            extensions={REACH: Reach.PRIVATE if self.config.allow_private else Reach.PUBLIC},
+            extensions={
+                REACH: Reach.PRIVATE if self.config.allow_private else Reach.PUBLIC,
+                HTTP2: self.config.http2,
+            },
         )
 
     def shape(self, model: str, request: AnyRequest) -> tuple[str, Call]:

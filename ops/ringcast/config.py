@@ -52,8 +52,8 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `token_command` prints a bearer token that runs out, and is run again before it does.
     `keys` are several keys instead of one, used in turn. `requests_per_min`, `tokens_per_min` and
     `concurrency` hold for all its models and keys together; 0 is no limit but what it tells us.
-    `allow_private` lets a public name lead to a private address. `http2` offers HTTP/2 to the host
-    of `base_url`, if that is https://.
+    `allow_private` lets a public name lead to a private address. `http2` offers HTTP/2 where
+    it is reached by https://.
     """
 
     kind: str

@@ -201,13 +201,9 @@ def _bad_keys(name: str, provider: Provider) -> list[str]:
 
 
 def _bad_http2(name: str, provider: Provider) -> list[str]:
-    """Say what HTTP/2 lacks: its library, or a host that is known before any request."""
-    if not provider.http2:
-        return []
-    problems = [] if find_spec("h2") else [f"providers.{name}.http2: {HTTP2_NEEDS}"]
-    if not provider.base_url and provider.kind not in BASE_URLS:
-        problems.append(f"providers.{name}.http2: give base_url too: HTTP/2 is offered to its host")
-    return problems
+    """Say what HTTP/2 lacks: its library."""
+    lacks = provider.http2 and find_spec("h2") is None
+    return [f"providers.{name}.http2: {HTTP2_NEEDS}"] if lacks else []
 
 
 def _misplaced(name: str, provider: Provider) -> list[str]:

@@ -13,13 +13,15 @@ from ringcast.providers.http.reach import Reach
 class Origin(NamedTuple):
     """Scheme, host (ASCII, no brackets) and port: what may share a connection (RFC 6454).
 
-    And how far the connection was allowed to reach, which not every request to it may.
+    And how far the connection was allowed to reach, which not every request to it may, and whether
+    it was offered HTTP/2.
     """
 
     scheme: str
     host: str
     port: int
     reach: Reach = Reach.PUBLIC
+    http2: bool = False
 
     @property
     def address(self) -> str:
@@ -27,12 +29,12 @@ class Origin(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @classmethod
-    def of(cls, url: httpx.URL, reach: Reach = Reach.PUBLIC) -> Origin:
+    def of(cls, url: httpx.URL, reach: Reach = Reach.PUBLIC, *, http2: bool = False) -> Origin:
         """The origin of `url`. Raises `httpx.UnsupportedProtocol`."""
         if url.scheme not in ("http", "https"):
             raise httpx.UnsupportedProtocol(f"{url.scheme!r} is neither http nor https")
         port = url.port or (443 if url.scheme == "https" else 80)
-        return cls(url.scheme, url.raw_host.decode("ascii"), port, reach)
+        return cls(url.scheme, url.raw_host.decode("ascii"), port, reach, http2)
 
 
 class Answer(NamedTuple):

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, NamedTuple, cast
-
-import httpx
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from ringcast.config import HTTP2_NEEDS, Config
 from ringcast.errors import ConfigError
@@ -20,42 +17,35 @@ if TYPE_CHECKING:
     from ringcast.providers.http.multiplex import Multiplex
 
 
+HTTP2: Final = "ringcast.http2"  # the extension of a request that may be sent by HTTP/2
+
+
 class Offer(NamedTuple):
-    """HTTP/2 before HTTP/1.1, to some `(host, port)`; the server chooses.
+    """HTTP/2 before HTTP/1.1, for requests that may be sent by it; the server chooses.
 
     `context` is for these only, as its ALPN says what is offered (RFC 7301).
     """
 
     context: ssl.SSLContext
-    hosts: frozenset[tuple[str, int]]
     speak: type[Multiplex]
 
     def to(self, origin: Origin) -> bool:
         """Whether it is made to `origin`; without TLS it never is."""
-        return origin.scheme == "https" and (origin.host, origin.port) in self.hosts
+        return origin.scheme == "https" and origin.http2
 
 
 def offer_of(config: Config) -> Offer | None:
-    """Return what the configuration offers, if anything; only then h2 is imported.
+    """Return what it takes to offer it, if any provider asks for that; only then h2 is imported.
 
     Raises `ConfigError` where it is not installed.
     """
-    hosts = frozenset(_hosts(config))
-    if not hosts:
+    if not any(provider.http2 for provider in config.providers.values()):
         return None
     if find_spec("h2") is None:
         raise ConfigError(f"http2 {HTTP2_NEEDS}")
     from ringcast.providers.http.multiplex import Multiplex
 
-    return Offer(ssl.create_default_context(), hosts, Multiplex)
-
-
-def _hosts(config: Config) -> Iterator[tuple[str, int]]:
-    for provider in config.providers.values():
-        if provider.http2 and provider.base_url.startswith("https://"):
-            with suppress(httpx.InvalidURL):  # each of its requests will say so
-                origin = Origin.of(httpx.URL(provider.base_url))
-                yield origin.host, origin.port
+    return Offer(ssl.create_default_context(), Multiplex)
 
 
 class Greeting(asyncio.Protocol):

@@ -31,7 +31,7 @@ from ringcast.providers.http.body import Body
 from ringcast.providers.http.carrier import Carrier, Origin, Unprocessed
 from ringcast.providers.http.clocks import boottime
 from ringcast.providers.http.http1 import CutError, check_request
-from ringcast.providers.http.offer import Offer, offer_of
+from ringcast.providers.http.offer import HTTP2, Offer, offer_of
 from ringcast.providers.http.pool import Gauges, Pool, TLSError
 from ringcast.providers.http.reach import REACH, Reach
 
@@ -78,7 +78,9 @@ class Transport(httpx.AsyncBaseTransport):
         What a server has not begun with (it closed a kept connection while that was idle, or says
         so) is sent once more; not on that connection if it is gone, nor on another kept one.
         """
-        origin = Origin.of(request.url, request.extensions.get(REACH, Reach.PUBLIC))
+        said = request.extensions
+        http2 = said.get(HTTP2, False)
+        origin = Origin.of(request.url, said.get(REACH, Reach.PUBLIC), http2=http2)
         check_request(request)
         content = await request.aread()
         connect_s = _timeout_s(request, "connect")

@@ -29,7 +29,7 @@ from fakes.scripted import LIMIT_S, READ_BYTES
 from ringcast.config import Limits
 from ringcast.providers.http.clocks import boottime
 from ringcast.providers.http.multiplex import Multiplex
-from ringcast.providers.http.offer import Offer
+from ringcast.providers.http.offer import HTTP2, Offer
 from ringcast.providers.http.transport import Transport
 
 
@@ -204,10 +204,16 @@ async def client_to(
     keepalive_s: float = 60.0,
     boot: Callable[[], float] = boottime,
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Transport]]:
-    """A client that offers HTTP/2 to `localhost:port` and leaves nothing open."""
+    """A client that offers HTTP/2 to `localhost:port` only, and leaves nothing open."""
+
+    async def offering(request: httpx.Request) -> None:
+        request.extensions[HTTP2] = request.url.port == port
+
     plain, offered = (ssl.create_default_context(cafile=certificate) for _ in range(2))
-    offer = Offer(offered, frozenset({("localhost", port)}), Multiplex)
+    offer = Offer(offered, Multiplex)
     transport = Transport(plain, limits or Limits(), keepalive_s, boot, offer)
-    async with httpx.AsyncClient(transport=transport, timeout=LIMIT_S) as client:
+    async with httpx.AsyncClient(
+        transport=transport, timeout=LIMIT_S, event_hooks={"request": [offering]}
+    ) as client:
         yield client, transport
     assert transport.gauges == (0, 0, 0)

@@ -35,7 +35,9 @@ from ringcast import config_rules
 from ringcast.config import Config, Limits, Provider, Timeouts
 from ringcast.config_file import parse
 from ringcast.errors import Code, ConfigError
+from ringcast.providers import request as request_shapes
 from ringcast.providers.credentials import Anonymous
+from ringcast.providers.gateway import open_gateway
 from ringcast.providers.http import http2
 from ringcast.providers.http import offer as offers
 from ringcast.providers.http.carrier import Origin, Unprocessed
@@ -50,7 +52,7 @@ from ringcast.providers.http.http2 import (
     fields,
 )
 from ringcast.providers.http.multiplex import MAX_UNREAD_BYTES, Multiplex
-from ringcast.providers.http.offer import offer_of
+from ringcast.providers.http.offer import HTTP2, offer_of
 from ringcast.providers.http.pool import Pool
 from ringcast.providers.http.reach import AddressRefused
 from ringcast.providers.http.transport import BODY, Body
@@ -893,14 +895,22 @@ def offering(**more: Any) -> Config:
     return Config(providers={"p": Provider(**(base | more))})
 
 
-def test_http_2_is_offered_to_the_hosts_of_those_who_ask() -> None:
+def test_http_2_is_offered_where_a_request_may_go_by_it_and_there_is_tls() -> None:
     assert offer_of(offering(http2=False)) is None
-    assert offer_of(offering(base_url="http://one.example/v1")) is None
     offer = offer_of(offering())
     assert offer is not None
-    assert offer.to(Origin("https", "one.example", 443))
-    assert not offer.to(Origin("https", "two.example", 443))
-    assert not offer.to(Origin("http", "one.example", 443))
+    for scheme, asked in itertools.product(("https", "http"), (True, False)):
+        origin = Origin.of(httpx.URL(f"{scheme}://one.example"), http2=asked)
+        assert offer.to(origin) is (scheme == "https" and asked)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_providers_requests_say_whether_they_may(asked: bool) -> None:
+    """Wherever they go: some kinds find their host by the model."""
+    config = Provider("openai-compatible", base_url="https://one.example", http2=asked)
+    gateway = open_gateway("p", config, {})
+    request = gateway.request(httpx.AsyncClient(), request_shapes.Call("/chat"))
+    assert request.extensions[HTTP2] is asked
 
 
 def test_without_its_library_it_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -913,11 +923,6 @@ def test_without_its_library_it_is_refused_at_the_start(monkeypatch: pytest.Monk
         parse(toml)
     with pytest.raises(ConfigError, match=text):
         offer_of(offering())
-
-
-def test_it_needs_a_host_that_is_known_at_the_start() -> None:
-    with pytest.raises(ConfigError, match=r"providers\.a\.http2: give base_url too"):
-        parse('[providers.a]\nkind = "azure"\nresource = "r"\nhttp2 = true')
 
 
 def test_who_does_not_ask_for_it_does_not_import_it() -> None:
