@@ -29,10 +29,11 @@ MAX_MODELS: Final = 5000  # OpenRouter lists 400
 
 
 class Traffic(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one provider process has to do with a provider.
+    """What one provider process, `process` of `processes`, has to do with a provider.
 
     `requests` counts sendings, `failures` those that failed by its fault, `sent_again` repetitions.
     `first_token_ms` is a mean of late, `remaining_*` what it last said that its limits leave.
+    `queued` wait for its limits, of which the configured ones hold for all processes together.
     """
 
     breaker: Literal["closed", "open", "half-open"]
@@ -42,6 +43,12 @@ class Traffic(msgspec.Struct, frozen=True, omit_defaults=True):
     first_token_ms: float | None = None
     remaining_requests: int | None = None
     remaining_tokens: int | None = None
+    process: int = 1
+    processes: int = 1
+    queued: int = 0
+    requests_per_min: int = 0
+    tokens_per_min: int = 0
+    concurrency: int = 0
 
 
 class Health(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -16,6 +16,13 @@ from ringcast.providers.gateway import Gateway, open_gateway
 
 Names: TypeAlias = list[str]
 Gateways: TypeAlias = list[Gateway]
+
+
+class Found(NamedTuple):
+    """The ways to a provider, and for each key that is not to be had, where it was looked for."""
+
+    ways: Gateways
+    missing: Names
 
 
 class ProviderRegistry:
@@ -46,13 +53,24 @@ class ProviderRegistry:
         name: str,
         config: Provider | None = None,
         environment: Mapping[str, str] | None = None,
-    ) -> Gateways:
-        """Return a way for each key of a provider: `NAME#1`, `NAME#2` where it has `keys`."""
+    ) -> Found:
+        """Return a way for each key of a provider: `NAME#1`, `NAME#2` where it has `keys`.
+
+        Of several keys some may be missing; there is a `ConfigError` only if all are.
+        """
         environment = os.environ if environment is None else environment
         whole = _complete(name, config or Provider(name))
         if not whole.keys:
-            return [open_gateway(name, whole, environment)]
-        return [_by_key(name, whole, number, environment) for number in range(len(whole.keys))]
+            return Found([open_gateway(name, whole, environment)], [])
+        found = Found([], [])
+        for number in range(len(whole.keys)):
+            try:
+                found.ways.append(_by_key(name, whole, number, environment))
+            except ConfigError as error:
+                found.missing.append(str(error))
+        if not found.ways:
+            raise ConfigError("; ".join(found.missing))
+        return found
 
 
 def _by_key(name: str, config: Provider, number: int, environment: Mapping[str, str]) -> Gateway:
@@ -61,7 +79,7 @@ def _by_key(name: str, config: Provider, number: int, environment: Mapping[str, 
         gateway = open_gateway(name, own, environment)
     except ConfigError as error:
         raise ConfigError(f"keys[{number}]: {error}") from None
-    return msgspec.structs.replace(gateway, name=f"{name}#{number + 1}")
+    return msgspec.structs.replace(gateway, name=f"{name}#{number + 1}", key=f"keys[{number}]")
 
 
 def _complete(name: str, config: Provider) -> Provider:

@@ -25,14 +25,19 @@ class Survey:
     def __init__(
         self,
         client: httpx.AsyncClient,
-        gateways: Mapping[str, Gateway],
+        gateways: Mapping[str, list[Gateway]],
         disabled: Mapping[str, str],
+        lacking: Mapping[str, str],
         config: Config,
     ) -> None:
-        """`disabled` says of the others why they cannot be asked."""
+        """`gateways` has one for each key, of which `lacking` says what is missing.
+
+        `disabled` says of the others why they cannot be asked.
+        """
         self._client = client
         self._gateways = gateways
         self._disabled = disabled
+        self._lacking = lacking
         self._config = config
 
     async def models(self, provider: str = "") -> dict[str, Any]:
@@ -62,12 +67,24 @@ class Survey:
         }
 
     async def _models(self, name: str) -> list[Model]:
-        return await inquiry.models(self._client, self._gateway(name), self._config)
+        """Ask by the first key that is taken."""
+        *earlier, last = self._by_key(name)
+        for gateway in earlier:
+            try:
+                return await inquiry.models(self._client, gateway, self._config)
+            except RequestError as error:
+                if error.code != Code.AUTH:
+                    raise
+        return await inquiry.models(self._client, last, self._config)
 
     async def _health(self, name: str) -> Health:
-        return await inquiry.health(self._client, self._gateway(name), self._config)
+        by_key = self._by_key(name)
+        asked = (inquiry.health(self._client, gateway, self._config) for gateway in by_key)
+        said = await asyncio.gather(*asked)
+        keys = [gateway.key for gateway in by_key]
+        return of_all_keys(dict(zip(keys, said, strict=True)), self._lacking.get(name))
 
-    def _gateway(self, name: str) -> Gateway:
+    def _by_key(self, name: str) -> list[Gateway]:
         if name not in self._gateways:
             why = self._disabled.get(name, "is not configured")
             raise RequestError(Code.PROVIDER_DISABLED, f"provider {name}: {why}")
@@ -84,6 +101,16 @@ class Survey:
 
         names = sorted({*self._gateways, *self._disabled}) if names is None else names
         return dict(zip(names, await asyncio.gather(*map(one, names)), strict=True))
+
+
+def of_all_keys(said: Mapping[str, Health], lacking: str | None = None) -> Health:
+    """A provider is well if one of its keys is; `message` says which are not, or are missing."""
+    first = next((one for one in said.values() if one.ok), next(iter(said.values())))
+    if len(said) == 1 and not lacking:
+        return first
+    ill = [f"{key}: {one.code}: {one.message}" for key, one in said.items() if not one.ok]
+    text = "; ".join([*ill, lacking] if lacking else ill)
+    return msgspec.structs.replace(first, message=text or None)
 
 
 def _listed(provider: str, models: list[Model]) -> list[dict[str, Any]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 from fakes.daemon import CANARY_KEY, Daemon, command, daemon, environment, free_port, in_loop
-from fakes.rest import Reply, resting
+from fakes.rest import REVOKED, Reply, resting
 
 from ringcast.errors import Code, RequestError
 
@@ -31,6 +32,11 @@ base_url = "http://127.0.0.1:{CLOSED}/v1"
 [providers.locked]
 kind = "openai"
 key = {{ env = "NOT_SET_ANYWHERE" }}
+[providers.pair]
+kind = "openai-compatible"
+base_url = "http://127.0.0.1:{UP}/v1"
+keys = [{{ env = "REVOKED" }}, {{ env = "NOT_SET_ANYWHERE" }}, {{ env = "CANARY" }}]
+requests_per_min = 60
 [timeouts]
 answer_s = 1
 [limits]
@@ -39,13 +45,15 @@ max_answer_bytes = 200000
 MODELS = "GET /v1/models"
 LISTED = {"data": [{"id": "m1", "created": 5, "owned_by": "us"}, {"id": "m2"}]}
 COUNTS = "POST /v1/messages/count_tokens"
+LACKS = "keys[1]: NOT_SET_ANYWHERE is not set"
 HI = [{"role": "user", "content": "hi"}]
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Daemon]:
     no_ranks = {"RINGCAST_TIKTOKEN_DIR": "/nowhere", "XDG_CACHE_HOME": "/nowhere"}
-    with daemon(CONFIG, CANARY=CANARY_KEY, TIKTOKEN_CACHE_DIR="", **no_ranks) as running:
+    keys = {"CANARY": CANARY_KEY, "REVOKED": REVOKED}
+    with daemon(CONFIG, TIKTOKEN_CACHE_DIR="", **keys, **no_ranks) as running:
         yield running
         assert CANARY_KEY not in running.said
 
@@ -81,7 +89,7 @@ async def test_models_of_all_providers_and_who_did_not_answer(running: Daemon) -
         said = await client.models()
     ids = [(model["provider"], model["id"]) for model in said["models"]]
     claudes = [("claude", f"claude-{n}") for n in (1, 2, 3)]
-    assert ids == [*claudes, ("up", "m1"), ("up", "m2")]
+    assert ids == [*claudes, *((name, model) for name in ("pair", "up") for model in ("m1", "m2"))]
     assert said["errors"]["gone"]["code"] == Code.CONNECT_FAILED
     assert said["errors"]["locked"] == {
         "code": Code.PROVIDER_DISABLED,
@@ -170,6 +178,18 @@ async def test_health_of_each(running: Daemon) -> None:
 
 
 @in_loop
+async def test_a_provider_goes_on_with_one_of_its_keys_and_names_the_others(
+    running: Daemon,
+) -> None:
+    async with resting(UP, {MODELS: Reply(LISTED)}), running.connect() as client:
+        health = (await client.health("pair"))["pair"]
+        assert health["ok"]
+        assert re.fullmatch(rf"keys\[0\]: auth: .*revoked.*; {re.escape(LACKS)}", health["message"])
+        assert (await client.status())["providers"]["pair"] == f"ready, but {LACKS}"
+        assert len((await client.models("pair"))["models"]) == 2
+
+
+@in_loop
 async def test_capabilities_of_a_provider_and_of_a_model(running: Daemon) -> None:
     async with running.connect() as client:
         said = await client.capabilities("claude")
@@ -229,6 +249,10 @@ async def test_the_command_line(running: Daemon) -> None:
         assert "gone: connect_failed" in said
         assert await ringcast("count", "-m", "up/m", "hi") == (0, "about 5 tokens (estimate)\n")
         assert (await ringcast("health", "up"))[0] == 0
+        status, said = await ringcast("health", "pair")
+        assert status == 0
+        assert "ok, but keys[0]: auth: " in said
+        assert said.split()[-4:] == ["60", "requests", "a", "minute"]
         status, said = await ringcast("health", "gone")
         assert status == 1
         assert "connect_failed" in said

@@ -21,11 +21,12 @@ from fakes.daemon import (
     replaying,
     take,
 )
+from fakes.raw import Script, answering, events
 
 from ringcast.broker.client import Client
 from ringcast.providers.spending.usage_file import Spent, UsageFile, read
 from ringcast.providers.spending.usage_store import day
-from ringcast.shm.tokens import Done, Error
+from ringcast.shm.tokens import Done, Error, Text
 
 ANSWER = "up/chat-text-usage"  # 23 tokens in, 126 out
 COST = (23 * 2 + 126 * 8) / 1e6
@@ -92,6 +93,29 @@ def test_an_answer_is_charged_written_down_and_held_against_the_budget(tmp_path:
     assert (row.provider, row.model) == ("up", "chat-text-usage")
     assert (row.requests, row.errors, row.input, row.output) == (2, 0, 46, 252)
     assert shown(tmp_path / "config.toml")["sum"]["cost"] == pytest.approx(2 * COST)
+
+
+def test_a_stream_that_its_user_cancels_did_not_fail_and_has_no_known_cost(tmp_path: Path) -> None:
+    port, file = free_port(), tmp_path / "usage.sqlite3"
+    begun = events(b'data: {"choices":[{"index":0,"delta":{"content":"so"}}]}\n\n')
+    with daemon(settings(port, file)) as running:
+
+        @in_loop
+        async def cancelled() -> None:
+            script = Script(begun, "hang")
+            async with answering(port, lambda _: script), running.connect() as client:
+                stream = await ask(client, "up/m")
+                assert isinstance(await anext(stream), Text)
+                await stream.cancel()
+                *_, end = await take(stream)
+                assert isinstance(end, Error)
+                assert end.code == "cancelled"
+
+        cancelled()
+        assert running.stop() == 0
+
+    (row,) = read(file)
+    assert (row.requests, row.errors, row.unpriced, row.cost_micro) == (1, 0, 1, 0)
 
 
 def test_a_usage_file_that_is_broken_hurts_no_stream_and_is_told_once(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Final, TypeAlias, get_args, get_origin
+from typing import Any, Final, Literal, TypeAlias, get_args, get_origin
 
 import msgspec
 
-from ringcast.config import Config, complete
+from ringcast.config import Config, Key, complete
 from ringcast.config_rules import nearest, problems_of
 from ringcast.errors import ConfigError
 
@@ -91,7 +91,7 @@ def _sifted(tree: Json, shape: Any, where: str, problems: list[str]) -> Json | N
 def _fitting(value: Any, type_: Any, where: str, problems: list[str]) -> Any:
     """Return a setting's value without what is wrong in it, None (TOML has none) for nothing."""
     shape = next((one for one in (type_, *get_args(type_)) if _is_table(one)), None)
-    if shape is not None and isinstance(value, dict):
+    if shape is not None and isinstance(value, dict) and get_origin(type_) is not list:
         if get_origin(type_) is not dict:
             return _sifted(value, shape, f"{where}.", problems)
         inner = {k: _fitting(v, shape, f"{where}.{k}", problems) for k, v in value.items()}
@@ -99,8 +99,17 @@ def _fitting(value: Any, type_: Any, where: str, problems: list[str]) -> Any:
     try:
         return msgspec.convert(value, type_, strict=True)
     except msgspec.ValidationError as error:
-        problems.append(f"{where}: {error}")
+        problems.append(f"{where}: {error}{_hint(type_, shape)}")
         return None
+
+
+def _hint(type_: Any, shape: Any) -> str:
+    """Return what a setting may be, where the decoder's own text does not say it."""
+    if shape is Key:
+        return ' (write { env = "NAME" }, or file, command, keyring; never the key itself)'
+    if get_origin(type_) is Literal:
+        return f" (must be one of {', '.join(get_args(type_))})"
+    return ""
 
 
 def _is_table(type_: Any) -> bool:

@@ -23,6 +23,7 @@ from ringcast.config import (
     Config,
     Kind,
     Provider,
+    Usage,
     plain_name,
 )
 
@@ -52,6 +53,7 @@ _BOUNDS: Final[dict[str, dict[str, tuple[float, float]]]] = {
     },
     "queue": {"length": (0, 1_000_000), "wait_s": (0, 86400)},
 }
+_MOST: Final = 1 << 40  # of what is bounded by its type's meaning only
 _NAMES: Final = ("resource", "api_version", "region", "project", "location")
 
 
@@ -80,7 +82,7 @@ def problems_of(config: Config) -> list[str]:
     for group in ("limits", "timeouts", "credit", "processes"):
         for field in msgspec.structs.fields(type(getattr(config, group))):
             value = getattr(getattr(config, group), field.name)
-            need(0 <= value <= 1 << 40, f"{group}.{field.name} = {value}: out of range")
+            need(0 <= value <= _MOST, f"{group}.{field.name} = {value}: must be in 0..{_MOST}")
     least_of = {"max_messages_per_s": 100, "max_window_bytes": 1024, "max_connections_per_host": 1}
     for name, least in least_of.items():
         value = getattr(config.limits, name)
@@ -89,17 +91,8 @@ def problems_of(config: Config) -> list[str]:
         for name, (low, high) in bounds.items():
             value = getattr(getattr(config, group), name)
             need(low <= value <= high, f"{group}.{name} = {value}: must be in {low}..{high}")
-    for model, price in config.prices.items():
-        need("/" in model, f"prices.{model}: must be PROVIDER/model, or PROVIDER/* for all others")
-        amounts = [amount for amount in msgspec.structs.astuple(price) if amount is not None]
-        need(
-            all(0 <= amount <= 1e6 for amount in amounts),
-            f"prices.{model}: must be US dollars for a million tokens, 0 to 1,000,000",
-        )
-    need(
-        0 <= config.usage.daily_usd <= 1e9,
-        f"usage.daily_usd = {config.usage.daily_usd}: must be in 0 (no limit)..1,000,000,000",
-    )
+    problems += _bad_prices(config)
+    problems += _bad_usage(config.usage)
     need(
         0 <= config.health.interval_s <= 86400,
         f"health.interval_s = {config.health.interval_s}: must be in 0 (never)..86400",
@@ -127,8 +120,8 @@ def problems_of(config: Config) -> list[str]:
         for setting in ("requests_per_min", "tokens_per_min", "concurrency"):
             limit: int = getattr(provider, setting)
             need(
-                0 <= limit <= 1 << 40,
-                f"providers.{name}.{setting} = {limit}: must be in 0 (no limit)..{1 << 40}",
+                0 <= limit <= _MOST,
+                f"providers.{name}.{setting} = {limit}: must be in 0 (no limit)..{_MOST}",
             )
         problems += _unknown_kind(name, provider.kind) or _misplaced(name, provider)
         problems += _bad_keys(name, provider)
@@ -141,9 +134,47 @@ def problems_of(config: Config) -> list[str]:
     return problems
 
 
+def _known(config: Config) -> list[str]:
+    """Return the names of all providers, those of every configuration as well."""
+    return sorted({*config.providers, *FOUND, *BASE_URLS})
+
+
+def _bad_prices(config: Config) -> list[str]:
+    """Say which prices are of nothing, and which are none."""
+    known = _known(config)
+    problems = []
+    for model, price in config.prices.items():
+        provider, _, of_provider = model.partition("/")
+        if not of_provider:
+            problems.append(f"prices.{model}: must be PROVIDER/model, or PROVIDER/* for all others")
+        elif provider not in known:
+            hint = nearest(provider, known, "")
+            problems.append(f"prices.{model}: no provider {provider!r}{hint}")
+        amounts = [amount for amount in msgspec.structs.astuple(price) if amount is not None]
+        if not all(0 <= amount <= 1e6 for amount in amounts):
+            text = "must be US dollars for a million tokens, 0 to 1,000,000"
+            problems.append(f"prices.{model}: {text}")
+    return problems
+
+
+def _bad_usage(usage: Usage) -> list[str]:
+    """Say what cannot be kept, or not be kept to."""
+    problems = []
+    if not 0 <= usage.daily_usd <= 1e9:
+        text = "must be in 0 (no limit)..1,000,000,000"
+        problems.append(f"usage.daily_usd = {usage.daily_usd}: {text}")
+    if usage.daily_usd and not usage.keep:
+        text = "needs usage.keep = true: else a restart forgets what was spent today"
+        problems.append(f"usage.daily_usd: {text}")
+    if usage.file[:1] not in ("", "/", "~"):
+        text = "must begin with / or ~ (each command has its own working directory)"
+        problems.append(f"usage.file = {usage.file!r}: {text}")
+    return problems
+
+
 def _bad_routes(config: Config) -> list[str]:
     """Say what is wrong with routes: their names, where they lead, how they choose."""
-    known = {*config.providers, *FOUND, *BASE_URLS}
+    known = _known(config)
     problems = []
     if ROUTE in config.providers:
         problems.append(f"providers.{ROUTE}: is what routes are addressed by; use another name")
@@ -158,7 +189,7 @@ def _bad_routes(config: Config) -> list[str]:
             if not of_provider:
                 problems.append(f"{where}.try: {model!r} is not PROVIDER/model")
             elif provider not in known:
-                hint = nearest(provider, sorted(known), "")
+                hint = nearest(provider, known, "")
                 problems.append(f"{where}.try: no provider {provider!r}{hint}")
         weights, drawn = route.weights, route.order == "weighted"
         if len(weights) != (len(route.models) if drawn else 0):
@@ -191,6 +222,10 @@ def _bad_keys(name: str, provider: Provider) -> list[str]:
     problems: list[str] = []
     if provider.keys and (provider.key or provider.token_command is not None):
         problems.append(f"{where}: give keys or one key or token_command")
+    for i, key in enumerate(provider.keys):
+        if key in provider.keys[:i]:
+            first = provider.keys.index(key)
+            problems.append(f"{where}.keys[{i}]: is keys[{first}] once more")
     for place, key in given:
         sources = [source for source in msgspec.structs.astuple(key) if source is not None]
         if len(sources) != 1:

@@ -117,7 +117,7 @@ def print_status(report: dict[str, Any]) -> None:
     for line in _flow(report["metrics"]):
         console.print(line)
     for name, state in sorted(report["providers"].items()):
-        colour = "green" if state == "ready" else "dim"
+        colour = "green" if state.startswith("ready") else "dim"
         console.print(f"  [{colour}]{name:<20} {escape(state)}[/]")
 
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ringcast.broker.client import connect
+
+_LIMITS: Final = {
+    "requests_per_min": "requests a minute",
+    "tokens_per_min": "tokens a minute",
+    "concurrency": "at once",
+}
 
 
 def models(directory: Path, provider: str) -> dict[str, Any]:
@@ -63,17 +69,26 @@ def print_health(said: dict[str, Any]) -> None:
     console = Console(highlight=False, markup=False)
     for provider, health in said.items():
         latency = health.get("latency_ms")
-        text = "ok" if health["ok"] else f"{health['code']}: {health['message']}"
+        text = _verdict(health)
         took = "" if latency is None else f" ({latency:g} ms)"
         console.print(f"{provider:<20} {text}{took}", style="green" if health["ok"] else "dim")
-        if (traffic := health.get("traffic")) and traffic["requests"]:
-            console.print(f"{'':<20} {_traffic(traffic)}", style="dim")
+        if (traffic := health.get("traffic")) and (line := _traffic(traffic)):
+            console.print(f"{'':<20} {line}", style="dim")
+
+
+def _verdict(health: dict[str, Any]) -> str:
+    """Say whether a provider answers; of several keys, which are not taken."""
+    if not health["ok"]:
+        return f"{health['code']}: {health['message']}"
+    return f"ok, but {health['message']}" if health.get("message") else "ok"
 
 
 def _traffic(traffic: dict[str, Any]) -> str:
-    """Say in a line what was done with a provider, and what is left to do."""
-    said = [f"{traffic['requests']} sent, {traffic['failures']} failed"]
-    said.append(f"{traffic['sent_again']} of them again")
+    """Say in a line what was done with a provider, and what is left to do; nothing if neither."""
+    said = []
+    if traffic["requests"]:
+        said.append(f"{traffic['requests']} sent ({traffic['sent_again']} again)")
+        said.append(f"{traffic['failures']} failed")
     if (first_ms := traffic.get("first_token_ms")) is not None:
         said.append(f"first token in {first_ms:g} ms")
     if (left := traffic.get("remaining_requests")) is not None:
@@ -82,4 +97,10 @@ def _traffic(traffic: dict[str, Any]) -> str:
         said.append(f"{left} tokens left")
     if traffic["breaker"] != "closed":
         said.append(f"breaker {traffic['breaker']}")
+    if queued := traffic.get("queued"):
+        said.append(f"{queued} waiting")
+    if said and (processes := traffic.get("processes", 1)) > 1:
+        said[0] = f"process {traffic.get('process', 1)} of {processes}: {said[0]}"
+    if limits := [f"{traffic[name]} {unit}" for name, unit in _LIMITS.items() if traffic.get(name)]:
+        said.append(f"limits {', '.join(limits)}")
     return ", ".join(said)

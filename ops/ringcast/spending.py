@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from ringcast import config
+from ringcast.providers.spending.budget import dollars
 from ringcast.providers.spending.usage_file import Spent, path_of, read
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Report(msgspec.Struct, frozen=True):
     """Rows of the last `days`, each of a day, provider and model, or of what is asked for.
 
     `since` is the first day; `unpriced` names the models whose cost is not all known; `kept` says
-    whether anything is written at all.
+    whether anything is written at all. `today` are the dollars of this day, of `daily_usd`.
     """
 
     file: Path
@@ -33,6 +34,8 @@ class Report(msgspec.Struct, frozen=True):
     by: str | None
     rows: list[Spent]
     unpriced: list[str]
+    today: float
+    daily_usd: float
 
     def plain(self) -> dict[str, Any]:
         """Return it for JSON; a column that was summed over is left out."""
@@ -43,17 +46,21 @@ class Report(msgspec.Struct, frozen=True):
             "rows": [_plain(row) for row in self.rows],
             "sum": _plain(_sum(self.rows)),
             "unpriced_models": self.unpriced,
+            "today": self.today,
+            "daily_usd": self.daily_usd,
         }
 
 
 def report(settings: config.Usage, days: int, by: str | None, today: date | None = None) -> Report:
     """Read the file; that there is none is fine. Raises `UsageFileError`."""
     file = path_of(settings.file)
-    first = (today or date.today()).toordinal() - (days - 1)
-    since = date.fromordinal(max(first, 1)).isoformat()
+    today = today or date.today()
+    since = date.fromordinal(max(today.toordinal() - (days - 1), 1)).isoformat()
     rows = read(file, since)
+    of_today = _sum(row for row in rows if row.day == today.isoformat()).cost
     unpriced = sorted({f"{row.provider}/{row.model}" for row in rows if row.unpriced})
-    return Report(file, settings.keep, days, since, by, _grouped(rows, by), unpriced)
+    grouped, limit = _grouped(rows, by), settings.daily_usd
+    return Report(file, settings.keep, days, since, by, grouped, unpriced, of_today, limit)
 
 
 def _grouped(rows: list[Spent], by: str | None) -> list[Spent]:
@@ -94,7 +101,10 @@ def print_report(report: Report) -> None:
         span = "today" if report.days == 1 else f"in the last {report.days} days"
         console.print(f"nothing was used {span} ({report.file})")
     if report.unpriced:
-        console.print(f"+ ? no price for {', '.join(report.unpriced)}: say it in [prices]")
+        why = "no usage was told, or no price ([prices])"
+        console.print(f"+ ? cost not known of {', '.join(report.unpriced)}: {why}")
+    if report.daily_usd:
+        console.print(f"today {dollars(report.today)} of {dollars(report.daily_usd)}")
 
 
 def _table(report: Report) -> Table:

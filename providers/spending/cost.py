@@ -13,6 +13,7 @@ the docstrings of `wire/usage.py`.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final, TypeAlias
 
 from ringcast.shm.tokens import Usage
@@ -28,9 +29,10 @@ _THOUGHTS_APART: Final = ("generate", "interactions")
 def cost(usage: Usage, price: Prices | None, api: str) -> float | None:
     """Return US dollars, or None where neither the provider nor a price tells.
 
-    What the provider itself says that it charges (OpenRouter, Perplexity) always wins.
+    What the provider itself says that it charges (OpenRouter, Perplexity) always wins, if it is an
+    amount: -1 and NaN are none.
     """
-    if usage.cost is not None:
+    if usage.cost is not None and 0 <= usage.cost < inf:
         return usage.cost
     if price is None or (usage.input_tokens is None and usage.output_tokens is None):
         return None

@@ -25,6 +25,8 @@ FREE: Final[Prices] = (0.0, 0.0, 0.0, 0.0)
 _TABLES: Final = {"vertex": ("gemini", "anthropic")}
 # gpt-4o-2024-08-06, claude-sonnet-4-5-20250929, claude-sonnet-4-5@20250929, gpt-5-chat-latest
 _SNAPSHOT: Final = re.compile(r"(?:-\d{4}-\d\d-\d\d|[-@]20\d{6}|[-@]latest|@default)\Z")
+# gemini-2.5-flash-001, gemini-2.5-flash-preview-05-20, gemini-2.5-flash-preview-09-2025
+_OF_GOOGLE: Final = re.compile(r"-(?:\d{3}|preview-\d\d-(?:\d\d|20\d\d))\Z")
 # amazon.nova-lite-v1:0:300k, amazon.titan-text-lite-v1, openai.gpt-oss-20b-1:0
 _VERSION: Final = re.compile(r"-(?:v\d+(?::\d+)?|\d+:\d+)(?::\w+)?\Z")
 
@@ -48,7 +50,7 @@ def listed(kind: str, model: str) -> Prices | None:
     if kind == "ollama":
         return None if model.endswith("cloud") else FREE  # gpt-oss:120b-cloud is Ollama's host
     tables = [table for name in _TABLES.get(kind, (kind,)) if (table := bundled().get(name))]
-    names = list(_bedrock_names(model) if kind == "bedrock" else _names(model))
+    names = list(_NAMES.get(kind, _names)(model))
     return next((table[name] for name in names for table in tables if name in table), None)
 
 
@@ -70,9 +72,15 @@ def _filled(price: Price) -> Prices:
 
 def _names(model: str) -> Iterator[str]:
     """Under what a model may stand in the table, the likeliest first."""
-    model = model.removeprefix("models/")
     yield model
     yield _SNAPSHOT.sub("", model)
+
+
+def _google_names(model: str) -> Iterator[str]:
+    """The same where Google serves, which has resource names and numbers its versions."""
+    model = model.removeprefix("publishers/google/").removeprefix("models/")
+    yield from _names(model)
+    yield _OF_GOOGLE.sub("", model)
 
 
 def _bedrock_names(model: str) -> Iterator[str]:
@@ -82,3 +90,6 @@ def _bedrock_names(model: str) -> Iterator[str]:
         if model.rpartition("/")[2].startswith("global."):
             yield f"global.{name}"
         yield name
+
+
+_NAMES: Final = {"bedrock": _bedrock_names, "gemini": _google_names, "vertex": _google_names}

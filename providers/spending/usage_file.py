@@ -106,6 +106,8 @@ def read(path: Path, since: str = "") -> list[Spent]:
     try:
         if not path.exists():
             return []
+        if not path.is_file():
+            raise UsageFileError(f"{path}: not a regular file")
         with closing(sqlite3.connect(source, timeout=BUSY_S, uri=True)) as connection:
             if _version(connection, path) == 0:  # its maker has not got further yet
                 return []

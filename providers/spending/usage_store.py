@@ -4,7 +4,7 @@ A provider process adds what each request used to a bounded queue; one thread of
 is there, adds it up by day, provider and model, and writes it in one transaction. Another process
 that holds the file is waited for. A process that is killed loses what its thread had not written
 yet, usually some milliseconds. A file that cannot be written is told once on stderr; what it does
-not take is counted in `lost`, and nobody else notices.
+not take is counted in `lost`, told at the end, and nobody else notices.
 """
 
 from __future__ import annotations
@@ -43,12 +43,16 @@ NAME_LENGTH: Final = 200
 
 
 class Used(msgspec.Struct, frozen=True):
-    """One request that has ended: `usage` is None where its provider told none."""
+    """One request that has ended: `usage` is None where its provider told none.
+
+    `failed` is not said of one that its user cancelled; `begun`, if something of an answer came.
+    """
 
     provider: str
     model: str
     usage: Usage | None
     failed: bool
+    begun: bool = True
 
 
 def say(text: str) -> None:
@@ -67,8 +71,10 @@ class UsageStore:
         tell: Callable[[str], None] = say,
     ) -> None:
         """`wall` is a clock in seconds since the epoch; days are those of the local time zone."""
-        self.lost = 0
+        self.lost = 0  # requests that never came into the file
+        self._added = self._done = 0  # each is counted by one thread
         self._keep = settings.keep
+        self._bounded = settings.daily_usd > 0
         self._path = path_of(settings.file)
         self._wall, self._tell = wall, tell
         self._told = self._closing = False
@@ -83,6 +89,7 @@ class UsageStore:
             if self._thread is None:
                 self._thread = self._started()
             self._queue.put_nowait(row(used, day(self._wall())))
+            self._added += 1
         except (queue.Full, RuntimeError):  # no room, or no thread to be had
             self.lost += 1
 
@@ -92,13 +99,17 @@ class UsageStore:
         return thread
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
-        """Write what is left, for at most `timeout_s`."""
-        self._closing = True
-        if self._thread is None:
+        """Write what is left, for at most `timeout_s`, and tell what is lost."""
+        if self._closing:
             return
-        with suppress(queue.Full):  # then the thread is not waiting, and sees `_closing`
-            self._queue.put_nowait(None)
-        self._thread.join(timeout_s)
+        self._closing = True
+        if self._thread is not None:
+            with suppress(queue.Full):  # then the thread is not waiting, and sees `_closing`
+                self._queue.put_nowait(None)
+            self._thread.join(timeout_s)
+        self.lost += self._added - self._done
+        if self.lost:
+            self._tell(f"usage is lost (requests: {self.lost}): {self._path} did not take it")
 
     def spent_today(self, now: float) -> float:
         """Return the US dollars of the day that `now` (s since the epoch) is in; 0 if unknown."""
@@ -106,7 +117,7 @@ class UsageStore:
             today = day(now)
             rows = read(self._path, today) if self._keep else []
         except UsageFileError as error:
-            self._complain(error)
+            self._complain(error, "; usage.daily_usd counts from 0" if self._bounded else "")
             return 0.0
         return sum(spent.cost_micro for spent in rows if spent.day == today) / MICRO
 
@@ -152,13 +163,14 @@ class UsageStore:
                 return False
             self.lost += sum(spent.requests for spent in rows)
             self._complain(error)
+        self._done += sum(spent.requests for spent in rows)
         return True
 
-    def _complain(self, error: Exception) -> None:
+    def _complain(self, error: Exception, besides: str = "") -> None:
         if not self._told:
             self._told = True
             named = str(error) if str(self._path) in str(error) else f"{self._path}: {error}"
-            self._tell(f"usage is not kept: {named}")
+            self._tell(f"usage is not kept: {named}{besides}")
 
 
 def day(now: float) -> str:
@@ -169,7 +181,7 @@ def day(now: float) -> str:
 def row(used: Used, day: str) -> Spent:
     """Return what one request adds to its row."""
     usage = used.usage or Usage()
-    cost = usage.cost if usage.cost is not None and math.isfinite(usage.cost) else None
+    cost = usage.cost if usage.cost is not None and 0 <= usage.cost < math.inf else None
     return Spent(
         day,
         _name(used.provider),
@@ -182,8 +194,8 @@ def row(used: Used, day: str) -> Spent:
         cache_write=_count(usage.cache_write_tokens),
         reasoning=_count(usage.reasoning_tokens),
         cost_micro=_count(round(min(cost or 0.0, MOST) * MICRO)),
-        # A request that failed and used nothing has no price to be missed.
-        unpriced=int(cost is None and not (used.failed and used.usage is None)),
+        # What was cut off before anything came, and used nothing, has no price to be missed.
+        unpriced=int(cost is None and (used.begun or used.usage is not None)),
     )
 
 

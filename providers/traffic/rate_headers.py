@@ -4,7 +4,8 @@ OpenAI and Groq    x-ratelimit-{limit,remaining,reset}-{requests,tokens}; reset 
                    "6s", "130ms", "2m59.56s", "1h2m3s", and tells when the bucket is full again
 Azure              the same names; reset is a number of seconds, and there is a renewalperiod
 xAI                the same names without a reset
-Anthropic          anthropic-ratelimit-{requests,tokens}-{limit,remaining,reset}, reset as RFC 3339
+Anthropic          anthropic-ratelimit-{requests,tokens}-{limit,remaining,reset}, reset as RFC 3339;
+                   tokens are those of the tightest limit, else there are input- and output-tokens
 OpenRouter         x-ratelimit-{limit,remaining,reset} of requests, reset in ms since 1970
 
 Nobody tells how long the limit's period is. Where a bucket fills evenly, it follows: the part
@@ -14,7 +15,7 @@ that is used takes that part of the period to fill. Else it is the shortest that
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -36,8 +37,11 @@ _UNITS_S: Final = (86400.0, 3600.0, 60.0, 1.0, 0.001)
 _LONGEST: Final = 40  # characters of a value
 _FORMS: Final = (
     "anthropic-ratelimit-{unit}-{what}",
-    "anthropic-ratelimit-input-{unit}-{what}",
     "x-ratelimit-{what}-{unit}",
+)
+_APART: Final = (
+    "anthropic-ratelimit-input-{unit}-{what}",
+    "anthropic-ratelimit-output-{unit}-{what}",
 )
 
 
@@ -73,15 +77,14 @@ class _Reader:
         self.bad = 0
 
     def window(self, unit: str) -> Window | None:
-        """Return the first window of `unit` that is told."""
-        return next(self._windows(unit), None)
+        """Return the first window of `unit` that is told; of those told apart the tighter one."""
+        found = next(self._told(_FORMS, unit), None)
+        if found is None and unit == "requests":
+            found = self._one("x-ratelimit-{what}", unit)
+        return found or min(self._told(_APART, unit), key=_left, default=None)
 
-    def _windows(self, unit: str) -> Iterator[Window]:
-        for form in _FORMS:
-            if (window := self._one(form, unit)) is not None:
-                yield window
-        if unit == "requests" and (window := self._one("x-ratelimit-{what}", unit)) is not None:
-            yield window
+    def _told(self, forms: Iterable[str], unit: str) -> Iterator[Window]:
+        return (one for form in forms if (one := self._one(form, unit)) is not None)
 
     def _one(self, form: str, unit: str) -> Window | None:
         limit = self._count(form.format(what="limit", unit=unit))
@@ -129,6 +132,12 @@ def parse(headers: Mapping[str, str], wall_s: float) -> RateLimits:
     reader = _Reader(headers, _date(headers.get("date", "")) or wall_s)
     requests, tokens = reader.window("requests"), reader.window("tokens")
     return RateLimits(requests, tokens, reader.bad)
+
+
+def _left(window: Window) -> tuple[float, int]:
+    """Return what part of a limit is left, and the limit."""
+    remaining = window.limit if window.remaining is None else window.remaining
+    return remaining / window.limit, window.limit
 
 
 def _date(text: str) -> float | None:

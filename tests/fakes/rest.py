@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+REVOKED = "sk-revoked"  # a key that is not taken
+
 
 class Reply(msgspec.Struct, frozen=True):
     """What is answered; `data` is JSON unless it is bytes. With `hang` nothing is, for ever."""
@@ -38,6 +40,8 @@ class Rest:
                 self.seen.append((asked, headers, msgspec.json.decode(body) if body else None))
                 self.asked.set()
                 reply = self.replies.get(asked, Reply({"error": {"message": asked}}, 404))
+                if headers.get("authorization") == f"Bearer {REVOKED}":
+                    reply = Reply({"error": {"message": "revoked"}}, 401)
                 if reply.hang:
                     await reader.read()
                     return

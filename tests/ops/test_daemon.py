@@ -186,7 +186,7 @@ def test_all_faults_of_a_configuration(verb: str, place: Path) -> None:
     assert (status, said) == (78, "")
     assert wrong.splitlines() == [
         f"ringcast: {path}: unknown setting proccesses (did you mean processes?)",
-        f"{path}: timeouts.idle_s = -1.0: out of range",
+        f"{path}: timeouts.idle_s = -1.0: must be in 0..1099511627776",
     ]
     assert not (place / "run").exists()
 

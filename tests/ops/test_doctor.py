@@ -146,6 +146,20 @@ def test_each_of_several_keys_is_found_or_missed(place: Path) -> None:
     }
 
 
+def test_a_usage_file_that_takes_nothing_is_found(place: Path) -> None:
+    file = place / "usage"
+    settings = f"[usage]\nfile = {json.dumps(str(file))}\n"
+    finding = one(doctor(place, settings)[1], "usage file")
+    assert (finding["level"], finding["text"]) == (
+        "ok",
+        f"{file} will be made by the first request",
+    )
+    file.mkdir()
+    finding = one(doctor(place, settings)[1], "usage file")
+    assert (finding["level"], finding["text"]) == ("warning", f"{file}: not a regular file")
+    assert one(doctor(place, f"{settings}daily_usd = 1")[1], "usage file")["level"] == "fault"
+
+
 def test_what_the_vendors_own_tools_know(place: Path) -> None:
     variables = {
         "AWS_ACCESS_KEY_ID": "AKID00000000",

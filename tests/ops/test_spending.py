@@ -86,6 +86,7 @@ def test_json_has_a_row_for_each_day_provider_and_model_and_their_sum(place: Pat
     assert report["sum"]["requests"] == 14
     assert report["sum"]["cost"] == pytest.approx(0.0347)
     assert report["unpriced_models"] == ["lab/[bold]q"]
+    assert (report["today"], report["daily_usd"]) == (0.0047, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,9 @@ def test_the_table_has_days_models_and_a_sum_and_names_what_has_no_price(place: 
     assert [days_ago(0), "12", "-", "720", "2.50M", "10.8K", "$0.0047+"] in lines
     assert ["lab/[bold]q", "4", "-", "70", "-", "80", "?"] in lines
     assert ["sum", "14", "1", "20.7K", "2.50M", "11.1K", "$0.0347+"] in lines
-    assert "no price for lab/[bold]q: say it in [prices]" in done.stdout
+    said = " ".join(done.stdout.split())
+    assert "cost not known of lab/[bold]q: no usage was told, or no price ([prices])" in said
+    assert "today" not in said
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
@@ -129,6 +132,12 @@ def test_a_store_that_is_empty_says_so(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     report = json.loads(usage("--json", XDG_STATE_HOME=str(tmp_path)).stdout)
     assert (report["rows"], report["sum"]["cost"]) == ([], 0.0)
+
+
+def test_what_is_spent_today_is_shown_against_the_budget(place: Path) -> None:
+    with (place / "config.toml").open("a") as file:
+        file.write("daily_usd = 1.5\n")
+    assert "today $0.0047 of $1.50" in usage("--by", "model", place=place).stdout
 
 
 def test_it_says_that_nothing_is_kept(place: Path) -> None:

@@ -155,6 +155,13 @@ def test_the_providers_own_word_wins() -> None:
     assert cost(usage, None, "chat") == 0.00501
 
 
+@pytest.mark.parametrize("told", [-1.0, float("nan"), float("inf")])
+def test_what_is_no_amount_is_not_the_providers_word(told: float) -> None:
+    usage = Usage(1_000_000, 0, cost=told)
+    assert cost(usage, (2.0, 8.0, 2.0, 2.0), "chat") == 2.0
+    assert cost(usage, None, "chat") is None
+
+
 def test_without_a_price_or_a_count_nobody_knows() -> None:
     assert cost(Usage(1, 2, 3), None, "chat") is None
     assert cost(Usage(), PRICE, "chat") is None

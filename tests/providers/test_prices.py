@@ -46,6 +46,9 @@ def test_a_global_profile_costs_what_its_maker_asks_and_a_region_no_less() -> No
         ("anthropic", "claude-sonnet-4-5-20250929", "claude-sonnet-4-5"),
         ("anthropic", "claude-3-7-sonnet-latest", "claude-3-7-sonnet"),
         ("gemini", "models/gemini-2.5-pro", "gemini-2.5-pro"),
+        ("gemini", "gemini-2.5-flash-001", "gemini-2.5-flash"),
+        ("gemini", "gemini-2.5-flash-preview-05-20", "gemini-2.5-flash"),
+        ("gemini", "gemini-2.5-flash-lite-preview-09-2025", "gemini-2.5-flash-lite"),
         ("xai", "grok-4.5-latest", "grok-4.5"),
     ],
 )
@@ -63,6 +66,7 @@ def test_a_snapshot_with_a_price_of_its_own_keeps_it() -> None:
         ("claude-sonnet-4-5@20250929", ("anthropic", "claude-sonnet-4-5")),
         ("claude-opus-4-8@default", ("anthropic", "claude-opus-4-8")),
         ("gemini-2.5-flash", ("gemini", "gemini-2.5-flash")),
+        ("publishers/google/models/gemini-2.5-pro-002", ("gemini", "gemini-2.5-pro")),
     ],
 )
 def test_vertex_costs_as_gemini_and_claude_do(model: str, same: tuple[str, str]) -> None:
@@ -104,6 +108,8 @@ def test_bedrock_is_asked_by_ids_profiles_and_arns(model: str, input: float) -> 
         ("openai", ""),
         ("azure", "gpt-4o"),
         ("gemini", "tunedModels/gemini-2.5-pro"),
+        ("gemini", "gemini-2.5-flash-preview-tts"),
+        ("openai", "gpt-4o-001"),
         ("bedrock", f"{ARN}:custom-model/amazon.nova-lite-v1:0:300k/abc123"),
         ("bedrock", f"{ARN}:application-inference-profile/k2hdv0zl"),
         ("bedrock", f"{ARN}:provisioned-model/anthropic"),
@@ -141,13 +147,16 @@ def test_another_host_than_the_vendors_may_charge_anything() -> None:
 def test_the_configuration_comes_first_and_its_exact_names_before_the_rest() -> None:
     config = parse(
         """
+        [providers]
+        mine = { kind = "anthropic" }
+        elsewhere = { kind = "anthropic", base_url = "http://127.0.0.1:9/v1" }
         [prices]
         "mine/claude-sonnet-4-5" = { input = 1, output = 2, cache_read = 0.5 }
         "elsewhere/*" = { input = 3, output = 4, cache_write = 0 }
         "elsewhere/dear" = { input = 5, output = 6 }
         """
     )
-    full = complete(Config(configured().providers, prices=config.prices))
+    full = complete(config)
     assert price_of(full, "mine", "claude-sonnet-4-5") == (1, 2, 0.5, 1)
     assert price_of(full, "mine", "claude-sonnet-4") == SONNET
     assert price_of(full, "elsewhere", "claude-sonnet-4-5") == (3, 4, 3, 0)
@@ -158,10 +167,10 @@ def test_the_configuration_comes_first_and_its_exact_names_before_the_rest() -> 
     ("text", "setting"),
     [
         ('[prices]\n"gpt-4o" = { input = 1, output = 2 }', "prices.gpt-4o"),
-        ('[prices]\n"a/b" = { input = -1, output = 2 }', "prices.a/b"),
-        ('[prices]\n"a/b" = { input = nan, output = 2 }', "prices.a/b"),
-        ('[prices]\n"a/b" = { input = 1, output = 2, cache_write = inf }', "prices.a/b"),
-        ('[prices]\n"a/b" = { input = 1 }', "prices.a/b.output"),
+        ('[prices]\n"groq/b" = { input = -1, output = 2 }', "prices.groq/b"),
+        ('[prices]\n"groq/b" = { input = nan, output = 2 }', "prices.groq/b"),
+        ('[prices]\n"groq/b" = { input = 1, output = 2, cache_write = inf }', "prices.groq/b"),
+        ('[prices]\n"groq/b" = { input = 1 }', "prices.groq/b.output"),
         ("[usage]\ndaily_usd = -5", "usage.daily_usd"),
         ("[usage]\ndaily_usd = nan", "usage.daily_usd"),
         ('[usage]\nkeep = "no"', "usage.keep"),

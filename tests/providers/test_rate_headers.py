@@ -90,6 +90,30 @@ def test_anthropic_tells_times_by_its_own_clock() -> None:
     assert parse(headers | {"date": "soon"}, WALL_S + 600) == limits
 
 
+@pytest.mark.parametrize(
+    ("input_left", "output_left", "window"),
+    [
+        (None, 200, Window(8000, 200)),
+        (9000, 7000, Window(40_000, 9000)),
+        (39_000, 1000, Window(8000, 1000)),
+        (40_000, 8000, Window(8000, 8000)),
+    ],
+)
+def test_of_anthropics_input_and_output_the_tighter_one_is_taken(
+    input_left: int | None, output_left: int, window: Window
+) -> None:
+    headers = {
+        "anthropic-ratelimit-output-tokens-limit": "8000",
+        "anthropic-ratelimit-output-tokens-remaining": str(output_left),
+    }
+    if input_left is not None:
+        headers["anthropic-ratelimit-input-tokens-limit"] = "40000"
+        headers["anthropic-ratelimit-input-tokens-remaining"] = str(input_left)
+    assert parse(headers, WALL_S).tokens == window
+    both = {"anthropic-ratelimit-tokens-limit": "48000"}
+    assert parse(headers | both, WALL_S).tokens == Window(48_000)
+
+
 def test_openrouter_tells_milliseconds_since_1970() -> None:
     limits = told(
         x_ratelimit_limit="20",

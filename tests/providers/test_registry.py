@@ -171,7 +171,8 @@ def test_the_configuration_names_file_setting_and_nearest_kind(
 def test_a_way_for_each_key() -> None:
     provider = Provider("openai", keys=[Key(env="A"), Key(env="B")])
     environment = {"A": KEY, "B": KEY[::-1], "OPENAI_API_KEY": "sk-not-asked-for"}
-    ways = REGISTRY.create_all("openai", provider, environment)
+    ways, missing = REGISTRY.create_all("openai", provider, environment)
+    assert missing == []
     assert [way.name for way in ways] == ["openai#1", "openai#2"]
     assert [way.credential.source for way in ways] == ["A", "B"]
     assert ways[1].credential.mask(KEY[::-1].encode()) == b"[masked]"
@@ -181,13 +182,23 @@ def test_a_way_for_each_key() -> None:
 
 
 def test_one_way_without_keys() -> None:
-    assert [way.name for way in REGISTRY.create_all("ollama", environment={})] == ["ollama"]
+    assert [way.name for way in REGISTRY.create_all("ollama", environment={}).ways] == ["ollama"]
 
 
-def test_a_key_that_is_missing_is_counted() -> None:
+def test_a_key_that_is_missing_is_named_and_the_others_go_on() -> None:
+    provider = Provider("openai", keys=[Key(env="A"), Key(env="B"), Key(env="C")])
+    ways, missing = REGISTRY.create_all("openai", provider, {"A": KEY, "C": KEY})
+    assert [(way.name, way.key) for way in ways] == [
+        ("openai#1", "keys[0]"),
+        ("openai#3", "keys[2]"),
+    ]
+    assert missing == ["keys[1]: B is not set"]
+
+
+def test_without_any_of_its_keys_there_is_no_way() -> None:
     provider = Provider("openai", keys=[Key(env="A"), Key(env="B")])
-    with pytest.raises(ConfigError, match=r"^keys\[1\]: B is not set$"):
-        REGISTRY.create_all("openai", provider, {"A": KEY})
+    with pytest.raises(ConfigError, match=r"^keys\[0\]: A is not set; keys\[1\]: B is not set$"):
+        REGISTRY.create_all("openai", provider, {})
 
 
 def test_the_variables_of_all_keys_are_secret() -> None:

@@ -92,7 +92,7 @@ def until(holds: Callable[[], bool]) -> None:
 def test_what_is_added_is_in_the_file(opened: Callable[..., UsageStore], file: Path) -> None:
     store = opened()
     store.add(ONE)
-    store.add(Used("openai", "gpt-5", None, True))
+    store.add(Used("openai", "gpt-5", None, True, begun=False))
     store.add(Used("lab", "llama", Usage(3, 4), False))
     store.close()
     lab = Spent("2026-11-20", "lab", "llama", 1, 0, 3, 4, unpriced=1)
@@ -207,8 +207,11 @@ def test_a_file_that_another_holds_is_waited_for(
     assert (told, store.lost) == ([], 0)
 
 
-def test_closing_does_not_wait_for_ever(
-    opened: Callable[..., UsageStore], file: Path, monkeypatch: pytest.MonkeyPatch
+def test_closing_does_not_wait_for_ever_and_tells_what_is_lost(
+    opened: Callable[..., UsageStore],
+    file: Path,
+    told: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(usage_file, "BUSY_S", 0.02)
     with closing(UsageFile(file)) as written:
@@ -220,7 +223,24 @@ def test_closing_does_not_wait_for_ever(
     began = time.monotonic()
     store.close(0.1)
     assert time.monotonic() - began < PATIENCE_S
+    assert told == [f"usage is lost (requests: 1): {file} did not take it"]
     holder.close()
+
+
+def test_a_budget_whose_file_cannot_be_read_says_that_it_begins_at_nothing(
+    file: Path, told: list[str]
+) -> None:
+    bad_file(file)
+    settings = config.Usage(file=str(file), daily_usd=1.0)
+    assert UsageStore(settings, tell=told.append).spent_today(NOON) == 0.0
+    (said,) = told
+    assert said.endswith("file is not a database; usage.daily_usd counts from 0")
+
+
+def test_a_folder_is_called_no_file(file: Path) -> None:
+    a_folder(file)
+    with pytest.raises(UsageFileError, match="not a regular file"):
+        read(file)
 
 
 def bad_file(file: Path) -> None:
@@ -263,8 +283,9 @@ def test_a_file_that_cannot_be_used_is_told_once_and_counted(
         until(lambda lost=lost: store.lost == lost)  # type: ignore[misc]
     assert store.spent_today(NOON) == 0.0
     store.close()
-    (said,) = told
+    said, at_last = told
     assert str(file) in said
+    assert at_last == f"usage is lost (requests: 3): {file} did not take it"
     assert ("newer ringcast (version 2, this one knows 1)" in said) == (spoil is newer_file)
 
 
@@ -344,7 +365,10 @@ def test_only_what_may_have_cost_something_counts_as_unpriced() -> None:
     assert row(Used("p", "m", Usage(1, 2), False), day).unpriced == 1
     assert row(Used("p", "m", Usage(1, 2), True), day).unpriced == 1
     assert row(Used("p", "m", None, False), day).unpriced == 1
-    assert row(Used("p", "m", None, True), day).unpriced == 0
+    assert row(Used("p", "m", None, True, begun=False), day).unpriced == 0
+    assert row(Used("p", "m", None, False, begun=False), day).unpriced == 0
+    assert row(Used("p", "m", None, True), day).unpriced == 1
+    assert row(Used("p", "m", Usage(1, 2, cost=-1.0), False), day).unpriced == 1
     assert row(Used("p", "m", Usage(1, 2, cost=0.0), False), day).unpriced == 0
 
 

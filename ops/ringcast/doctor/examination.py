@@ -6,6 +6,7 @@ import ipaddress
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -16,9 +17,10 @@ from rich.text import Text
 from ringcast import __version__, child, config, config_file, inspection, rundir
 from ringcast.config import Config, Provider
 from ringcast.doctor import machine
-from ringcast.doctor.finding import Finding
+from ringcast.doctor.finding import Finding, Level
 from ringcast.errors import ConfigError, NotRunning, RingcastError, RunDirError
 from ringcast.providers.registry import ProviderRegistry
+from ringcast.providers.spending import usage_file
 from ringcast.shm import layout
 from ringcast.shm.segment import DIRECTORY, PREFIX
 
@@ -35,6 +37,7 @@ def examine(run_dir: Path, config_path: Path | None) -> list[Finding]:
         *machine.examine(tree),
         *findings,
         *_providers(tree),
+        _usage_file(tree.usage),
         _run_directory(run_dir),
         _daemon(run_dir),
         _leftovers(DIRECTORY),
@@ -86,9 +89,11 @@ def _loopback(host: str) -> bool:
 def _access(name: str, provider: Provider) -> tuple[Finding, Provider]:
     """Return what is found, and the provider with what the machine says of it."""
     try:
-        ways = ProviderRegistry().create_all(name, provider)
+        ways, missing = ProviderRegistry().create_all(name, provider)
     except ConfigError as error:
         return _missing(name, provider, str(error)), provider
+    if missing:
+        return _missing(name, provider, "; ".join(missing)), ways[0].config
     located, sources = ways[0].config, [way.credential.source for way in ways]
     return Finding("ok", name, _proof(provider, located, sources)), located
 
@@ -113,6 +118,24 @@ def _missing(name: str, provider: Provider, why: str) -> Finding:
     if key is None and name in config.FOUND:  # nobody has asked for it
         return Finding("note", name, why, f"see [providers.{name}] in the README")
     return Finding("warning", name, f"no key: {why}", f"see providers.{name}.key")
+
+
+def _usage_file(settings: config.Usage) -> Finding:
+    """Whether what is used can be written down; with a budget it must be known after a restart."""
+    if not settings.keep:
+        return Finding("ok", "usage file", "nothing is written down (usage.keep = false)")
+    path = usage_file.path_of(settings.file)
+    mend = "move it away, or name another as usage.file"
+    level: Level = "fault" if settings.daily_usd else "warning"
+    try:
+        usage_file.read(path, date.today().isoformat())
+    except usage_file.UsageFileError as error:
+        return Finding(level, "usage file", str(error), mend)
+    nearest = next(one for one in (path, *path.parents) if one.exists())
+    if not os.access(nearest, os.W_OK):
+        return Finding(level, "usage file", f"{path}: {nearest} is not ours to write", mend)
+    text = str(path) if nearest == path else f"{path} will be made by the first request"
+    return Finding("ok", "usage file", text)
 
 
 def _run_directory(path: Path) -> Finding:
