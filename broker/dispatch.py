@@ -19,7 +19,7 @@ from ringcast.broker.stream import Again, Stream, Unsaid
 from ringcast.config import Config
 from ringcast.errors import Code
 from ringcast.providers import commands
-from ringcast.shm.records import Cursor, decode_checkpoint
+from ringcast.shm.records import Cursor, decode_checkpoint, decode_open
 from ringcast.shm.tokens import Error
 
 ATTEMPTS: Final = 3  # sendings of one request, each by another provider process
@@ -170,7 +170,9 @@ class Dispatch:
             stream.attempts += 1
             stream.again_ns = time.monotonic_ns()  # ends written before this are answered by it
             self._begin_anew(stream)
-            stream.start = msgspec.structs.replace(stream.start, limit=stream.window.told)
+            sent = decode_open(stream.opened).attempt if stream.opened else stream.start.sent
+            limit = stream.window.told
+            stream.start = msgspec.structs.replace(stream.start, limit=limit, sent=sent)
             self.send(stream.process, stream.start)  # one that is gone will report, and so ask
             return
         text = "the provider process died, and the connection with it"

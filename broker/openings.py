@@ -60,7 +60,7 @@ class Openings:
             text = f"{limit} streams are live (limits.max_streams)"
             raise RequestError(Code.TOO_MANY_STREAMS, text)
         provider, model = addressee(frame.request, self._config)
-        stream = self._begin(frame, provider, model, client.route)
+        stream = self._begin(frame, provider, model, client.route, since)
         if stream is None:  # its provider process starts, or is being replaced
             self._held.append(Held(client, frame, since))
         return stream
@@ -72,7 +72,7 @@ class Openings:
         return self._sessions.by_id.get(frame.stream)
 
     def _begin(
-        self, frame: protocol.Open, provider: str, model: str, route: bytes
+        self, frame: protocol.Open, provider: str, model: str, route: bytes, since: float
     ) -> Stream | None:
         process = self.last_slot % self._config.processes.providers
         ready = self._dispatch.ready.get(process)
@@ -87,8 +87,9 @@ class Openings:
         window = self._dispatch.window()
         stream = Stream(slot, identity, provider, model, process, worker, window)
         start = commands.Start(
-            slot, identity, worker, provider, model, frame.request, window.told, route
-        )
+            slot, identity, worker, provider, model, frame.request, window.told, route,
+            int(since * 1e9),
+        )  # fmt: skip
         if not self._dispatch.send(process, start):
             window.close()
             return None

@@ -54,8 +54,12 @@ class Status:
         }
 
     def _provider(self, name: str) -> str:
-        disabled = (one.disabled[name] for one in self._ready.values() if name in one.disabled)
-        return next(disabled, "ready")
+        for one in self._ready.values():
+            if name in one.disabled:
+                return one.disabled[name]
+            if name in one.lacking:
+                return f"ready, but {one.lacking[name]}"
+        return "ready"
 
     def _metrics(self, rows: list[dict[str, int | str]]) -> Figures:
         """What all workers have noted since the daemon began, and the errors that we said."""

@@ -22,6 +22,7 @@ class Start(Command, frozen=True, tag="start"):
 
     `provider` may be `config.ROUTE`, and `model` a route's name then. `limit` — raw bytes of the
     body that may be written before more is granted. `client` is who asked: clients wait in turn.
+    `since_ns` is when it was asked (0: now), `sent` how often a process that died has sent it.
     """
 
     slot: int
@@ -32,6 +33,8 @@ class Start(Command, frozen=True, tag="start"):
     request: msgspec.Raw
     limit: int
     client: bytes = b""
+    since_ns: int = 0
+    sent: int = 0
 
 
 class Grant(Command, frozen=True, tag="grant"):
@@ -158,7 +161,8 @@ class Live(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ready(Command, frozen=True, tag="ready"):
-    """A provider process is up. `disabled` — provider names with the reason.
+    """A provider process is up. `disabled` — provider names with the reason, `lacking` — what the
+    others lack of several keys.
 
     `now_ns` is when it said so: an end that was written later is not known to it. `nonce` is
     that of the question, 0 if there was none: such a message may have waited for long.
@@ -170,6 +174,7 @@ class Ready(Command, frozen=True, tag="ready"):
     live: list[Live] = []
     now_ns: int = 0
     nonce: int = 0
+    lacking: dict[str, str] = {}
 
 
 class Answer(Command, frozen=True, tag="answer"):

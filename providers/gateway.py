@@ -32,12 +32,13 @@ def open_gateway(
 
 
 class Gateway(msgspec.Struct, frozen=True):
-    """How one provider is spoken to, by one of its keys if it has several (`openai#2`)."""
+    """How a provider is spoken to, by one of its keys if it has several (`openai#2`, `keys[1]`)."""
 
     config: Provider
     credential: Credential
     vendor: Vendor
     name: str
+    key: str = ""
 
     def headers(self) -> dict[str, str]:
         """Return the headers of every request; a call's and the configured ones come over it."""

@@ -112,10 +112,9 @@ class Process:
         for number, line in enumerate(self._lines):
             self._loop.add_reader(line.room.fileno(), self._room, number)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._gateways, self._disabled = _gateways(config, environment)
+        self._gateways, self._disabled, self._lacking = _gateways(config, environment)
         self._client = open_client(config)
-        first = {name: by_key[0] for name, by_key in self._gateways.items()}
-        self._survey = Survey(self._client, first, self._disabled, config)
+        self._survey = Survey(self._client, self._gateways, self._disabled, self._lacking, config)
         keys = {name: len(by_key) for name, by_key in self._gateways.items()}
         words = SharedWords.attach(wiring.traffic)
         self._manager = ProviderManager(config, keys, words, index)
@@ -155,17 +154,19 @@ class Process:
     def _ready(self, nonce: int = 0) -> None:
         """Report what can be asked of us, and what is under way."""
         live, now_ns = self._errands.live, time.monotonic_ns()
-        starts, disabled = self._counters.starts, self._disabled
-        self._tell(commands.Ready(self._index, starts, disabled, live, now_ns, nonce))
+        starts, disabled, lacking = self._counters.starts, self._disabled, self._lacking
+        self._tell(commands.Ready(self._index, starts, disabled, live, now_ns, nonce, lacking))
 
     def _tell(self, said: commands.Command) -> None:
         """Say something to the broker."""
         if self._socket is not None:
             self._socket.send([commands.encode(said)])
 
-    def _spend(self, target: Target, usage: Usage | None, error: Error | None) -> None:
+    def _spend(self, target: Target, usage: Usage | None, error: Error | None, begun: bool) -> None:
         """Note what a request used."""
-        self._usage.add(Used(target.provider, target.model, usage, error is not None))
+        failed = error is not None and error.code != Code.CANCELLED
+        begun = begun or error is None
+        self._usage.add(Used(target.provider, target.model, usage, failed, begun))
         if usage is not None:
             self._manager.spent(usage.cost, time.time())
 
@@ -359,15 +360,18 @@ async def _reported(work: Coroutine[Any, Any, None]) -> None:
 
 def _gateways(
     config: Config, secrets: Mapping[str, str]
-) -> tuple[dict[str, list[Gateway]], dict[str, str]]:
-    """Find all providers and their keys; one that is not found is disabled with the reason."""
+) -> tuple[dict[str, list[Gateway]], dict[str, str], dict[str, str]]:
+    """Find all providers and their keys; return the ways, why others have none, what keys lack."""
     environment = {**os.environ, **secrets}
     registry = ProviderRegistry()
     gateways: dict[str, list[Gateway]] = {}
     disabled: dict[str, str] = {}
+    lacking: dict[str, str] = {}
     for name, provider in config.providers.items():
         try:
-            gateways[name] = registry.create_all(name, provider, environment)
+            gateways[name], missing = registry.create_all(name, provider, environment)
         except ConfigError as error:
             disabled[name] = str(error)
-    return gateways, disabled
+        else:
+            lacking |= {name: "; ".join(missing)} if missing else {}
+    return gateways, disabled, lacking

@@ -238,7 +238,7 @@ def test_p15_of_3000_at_once_100_are_sent_the_queue_is_full_and_all_end() -> Non
 
             await until_async(refused, "the refusals")
             for tokens in [one.result() for one in ends if one.done()]:
-                text = f"{QUEUE} requests wait for many's .*, {QUEUE} may .queue.length."
+                text = f"{QUEUE} requests wait for many already .*, {QUEUE} may .queue.length."
                 ended(tokens, Code.OVERLOADED_LOCAL, text)
             grown = (memory_of(crowded) - before) / (100 + QUEUE)
             print(f"{grown / 1024:.1f} KiB a request")

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from ringcast.config import ROUTE
 from ringcast.errors import Code
 from ringcast.providers.commands import Adopted
 from ringcast.providers.spending.cost import cost
@@ -137,10 +138,15 @@ class Stream:
             oddities=self.body.oddities,
             decode_ms=(self.work_ns - self.transform_ns) / 1e6,
             transform_ms=None if self.transforms is None else self.transform_ns / 1e6,
-            served_by=f"{said.provider}/{said.model}",
+            served_by=_served_by(said),
             attempts=said.attempt,
             waited_ms=(self.opened_ns - since_ns) / 1e6 if said.since_ns else None,
         )
+
+
+def _served_by(said: Open) -> str | None:
+    """Return who was asked last; nobody of a route whose targets are not known here."""
+    return f"{said.provider}/{said.model}" if said.attempt and said.provider != ROUTE else None
 
 
 def _priced(usage: Usage | None, said: Open) -> Usage | None:

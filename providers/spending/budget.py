@@ -1,15 +1,17 @@
 """The dollars that may be spent in a day, shared by all provider processes.
 
-1. Two words are kept: the day (its ordinal, local time) and what was spent in it, in millionths of
-   a dollar. Each means something by itself: a new day first sets the sum to 0 and then the day, so
-   a process that dies in between leaves a day with too little spent, never one that is shut.
+1. Words are kept of the day (its ordinal, local time), of what was spent in it, in millionths of
+   a dollar, and of what each process has under way (rule 5). Each means something by itself: a new
+   day first sets the sum to 0 and then the day, so a process that dies in between leaves a day with
+   too little spent, never one that is shut.
 2. A later day starts from 0, at local midnight, however long that day is (summer time).
 3. One day back is somebody who travels west, or a process that looked at its clock just before
    midnight: the sum goes on. Anything further is a clock that was wrong, and starts from 0.
 4. A process that starts puts in what the usage file knows, if that is more.
-5. What a request costs is known when it ends. So what is under way when the limit is reached is
-   finished: the limit may be overshot by the cost of the requests under way, and by no more.
-   Requests without a known price count as nothing.
+5. What a request costs is known when it ends. Until then it counts with an estimate: its prompt's
+   tokens, and `max_tokens` where it says so. A process keeps the sum of its own in one word, which
+   its successor overwrites. The limit may be overshot by what estimates are too low, and by one
+   request. Requests without a known price count as nothing.
 """
 
 from __future__ import annotations
@@ -21,15 +23,17 @@ from ringcast import config
 from ringcast.errors import Code, RequestError
 from ringcast.providers.traffic.sliding_counts import Words
 
-WORDS: Final = 2
+PROCESSES: Final = 16  # the most that `processes.providers` may be
+WORDS: Final = 2 + PROCESSES
 MICRO: Final = 1_000_000
 MOST: Final = 1 << 62  # a word has 63 bits and a sign
 _DAY: Final = 0
 _SPENT: Final = 1
+_HELD: Final = 2
 
 
 class DailyBudget:
-    """Over two words, which the caller has locked; `now` is in seconds since the epoch."""
+    """Over `WORDS` words, which the caller has locked; `now` is in seconds since the epoch."""
 
     def __init__(self, words: Words, settings: config.Usage, zone: tzinfo | None = None) -> None:
         """`zone` is whose midnight counts, this machine's by default."""
@@ -42,13 +46,20 @@ class DailyBudget:
 
     def check(self, now: float) -> None:
         """Raise `RequestError` (budget_exceeded) if nothing more may be sent today."""
-        spent = self.spent(now)
-        if not self._limit or spent < self._limit:
+        spent, held = self.spent(now), self.held
+        if not self._limit or spent + held < self._limit:
             return
+        if spent < self._limit:
+            raise RequestError(
+                Code.BUDGET_EXCEEDED,
+                f"spent {dollars(spent)} and, in requests under way, about {dollars(held)} "
+                f"of {dollars(self._limit)} today (usage.daily_usd)",
+                retryable=True,
+            )
         left = self._midnight(now) - now
         raise RequestError(
             Code.BUDGET_EXCEEDED,
-            f"spent {_dollars(spent)} of {_dollars(self._limit)} today (usage.daily_usd); "
+            f"spent {dollars(spent)} of {dollars(self._limit)} today (usage.daily_usd); "
             f"again at midnight, in {_duration(left)}",
             retry_after_s=left,
         )
@@ -57,6 +68,15 @@ class DailyBudget:
         """Count what a request cost, in dollars."""
         self._roll(now)
         self._words[_SPENT] = min(self._words[_SPENT] + _micro(cost or 0.0), MOST)
+
+    def hold(self, process: int, dollars: float) -> None:
+        """Note the estimates of all that a process has under way (rule 5)."""
+        self._words[_HELD + process] = _micro(dollars)
+
+    @property
+    def held(self) -> float:
+        """Return the dollars of all requests under way, as estimated."""
+        return sum(self._words[place] for place in range(_HELD, WORDS)) / MICRO
 
     def spent(self, now: float) -> float:
         """Return the dollars of today."""
@@ -82,7 +102,8 @@ def _micro(dollars: float) -> int:
     return round(min(dollars * MICRO, float(MOST))) if dollars > 0 else 0
 
 
-def _dollars(amount: float) -> str:
+def dollars(amount: float) -> str:
+    """Write an amount, small ones to the hundredth of a cent."""
     return f"${amount:,.2f}" if amount >= 1 else f"${amount:.4f}"
 
 

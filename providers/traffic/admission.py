@@ -14,37 +14,26 @@ from typing import Final, TypeAlias
 import msgspec
 
 from ringcast.config import Config
-from ringcast.errors import Code, RequestError
-from ringcast.providers.traffic.fair_queue import FairQueue
+from ringcast.errors import RequestError
 from ringcast.providers.traffic.limit_scopes import Change, LimitScopes
 from ringcast.providers.traffic.limiter import AdaptiveRateLimiter
+from ringcast.providers.traffic.line import Line
 from ringcast.providers.traffic.rate_headers import NOTHING, RateLimits
 from ringcast.shm.shared_words import SharedWords
 
 ENDED: Final = 1024  # requests whose usage may still come
 AT_ONCE: Final = 64  # requests of a queue that go before others of the process have a turn: 4 ms
-FIRST_PACE_S: Final = 0.1  # from one request of a queue to the next, before one was seen
-_NEWEST: Final = 0.25  # how much the last gap counts in the mean
 
 Ticket: TypeAlias = Hashable
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What a ticket asked for."""
+    """What a ticket asked for, and when it was queued or sent."""
 
     provider: str
     model: str
     tokens: int
-
-
-class Line(msgspec.Struct):
-    """A provider's queue, and when its limiter, or that of a lane, is worth asking again."""
-
-    queue: FairQueue
-    at: float = 0.0
-    lanes: dict[str, float] = {}
-    served: float | None = None
-    pace_s: float = FIRST_PACE_S
+    at: float
 
 
 class Admission:
@@ -64,17 +53,20 @@ class Admission:
     ) -> float:
         """Charge a request of at most `tokens` and return 0.0, or queue it for some seconds.
 
-        Nobody overtakes who waits for the same. Raises `RequestError` when the queue is full.
+        Nobody overtakes who waits for the same. Raises `RequestError` (overloaded_local) when the
+        queue is full, or nothing can go before `queue.wait_s` is over.
         """
-        asked = Asked(provider, model, tokens)
+        asked = Asked(provider, model, tokens, now)
         line = self._line(provider)
         queue = line.queue
-        in_turn = not queue.occupied(model) and (not queue or line.at <= now)
+        in_turn = not queue.occupied(model) and (not queue or line.hold.at <= now)
         if in_turn and self._admitted(asked, line, now):
             self._sent[ticket] = asked
             return 0.0
+        line.check(model, now)
         if not queue.push(ticket, client, model, now):
-            raise _full(provider, queue)
+            raise line.full(model, now)
+        line.pace.waits(now, first=len(queue) == 1)
         self._asked[ticket] = asked
         return self._expected(ticket, line, now)
 
@@ -82,10 +74,11 @@ class Admission:
         """Take out who may go now (None) and who has waited for too long (the error)."""
         self._scopes.store_noted(now)
         gone: list[tuple[Ticket, RequestError | None]] = []
-        for provider, line in self._lines.items():
-            for ticket in line.queue.expired(now):
-                del self._asked[ticket]
-                gone.append((ticket, _late(provider, line.queue)))
+        for line in self._lines.values():
+            gone += [
+                (ticket, line.late(self._asked.pop(ticket).model, now))
+                for ticket in line.queue.expired(now)
+            ]
             for _ in range(AT_ONCE):
                 if (ticket := self._next(line, now)) is None:
                     break
@@ -99,14 +92,28 @@ class Admission:
         times = [] if self._scopes.store_at is None else [self._scopes.store_at]
         for line in self._lines.values():
             if (expires_at := line.queue.expires_at()) is not None:
-                lanes = [line.lanes.get(lane, 0.0) for _, lane in line.queue.heads()]
-                times += [expires_at, max(line.at, min(lanes))]
+                lanes = [line.lane_at(lane) for _, lane in line.queue.heads()]
+                times += [expires_at, max(line.hold.at, min(lanes))]
         return max(min(times), now) if times else None
 
     def wait_of(self, ticket: Ticket, now: float) -> float:
         """Return for about how many seconds a request will wait, 0.0 if it is in no queue."""
         asked = self._asked.get(ticket)
         return self._expected(ticket, self._lines[asked.provider], now) if asked else 0.0
+
+    def reason(self, ticket: Ticket) -> str:
+        """Return what a queued request waits for: whose limit, and which. Raises `KeyError`."""
+        asked = self._asked[ticket]
+        return f"{asked.provider}: {self._lines[asked.provider].holding(asked.model).text}"
+
+    def pause_of(self, provider: str, model: str, tokens: int, now: float) -> float:
+        """Return for how many seconds a model has no room, as far as is known; nobody queues."""
+        return self._scopes.wait(provider, model, tokens, now)
+
+    def queued(self, provider: str) -> int:
+        """Return how many requests to a provider wait for its limits."""
+        line = self._lines.get(provider)
+        return 0 if line is None else len(line.queue)
 
     def withdraw(self, ticket: Ticket, now: float) -> None:
         """Forget a request that is not sent; what it was charged is given back."""
@@ -144,6 +151,7 @@ class Admission:
         if (asked := self._sent.pop(ticket, None)) is not None:
             tokens = asked.tokens
             self._change_both(asked, lambda limiter: limiter.settle(tokens, used, now), now)
+            self._lines[asked.provider].pace.ended(now - asked.at)
             if used is None:
                 self._ended[ticket] = asked
                 if len(self._ended) > ENDED:
@@ -155,37 +163,29 @@ class Admission:
     def _line(self, provider: str) -> Line:
         line = self._lines.get(provider)
         if line is None:
-            queue = FairQueue(self._settings.length, self._settings.wait_s)
-            line = self._lines[provider] = Line(queue)
+            concurrency = self._scopes.concurrency(provider)
+            line = self._lines[provider] = Line(provider, self._settings, concurrency)
         return line
 
     def _next(self, line: Line, now: float) -> Ticket | None:
         """Charge and take out the request whose turn it is and that may go, if there is one."""
         for ticket, lane in line.queue.heads():
-            if line.at > now:
+            if line.hold.at > now:
                 break
-            if line.lanes.get(lane, 0.0) <= now and self._admitted(self._asked[ticket], line, now):
+            if line.lane_at(lane) <= now and self._admitted(self._asked[ticket], line, now):
                 line.queue.serve(ticket)
-                self._served(line, now)
-                self._sent[ticket] = self._asked.pop(ticket)
+                line.pace.served(now, last=not line.queue)
+                self._sent[ticket] = msgspec.structs.replace(self._asked.pop(ticket), at=now)
                 return ticket
         return None
-
-    def _served(self, line: Line, now: float) -> None:
-        """Note the pace at which the queue moves, as long as it is one."""
-        if line.served is not None:
-            line.pace_s += _NEWEST * (now - line.served - line.pace_s)
-        line.served = now if line.queue else None
 
     def _admitted(self, asked: Asked, line: Line, now: float) -> bool:
         """Charge a request to its limiters, or note when to ask again."""
         refused = self._scopes.admit(asked.provider, asked.model, asked.tokens, now)
         if refused is None:
             line.lanes.pop(asked.model, None)
-        elif refused.whole:
-            line.at = now + refused.wait_s
         else:
-            line.lanes[asked.model] = now + refused.wait_s
+            line.held(asked.model, refused, now)
         return refused is None
 
     def _change_both(self, asked: Asked, change: Change, now: float) -> None:
@@ -195,23 +195,8 @@ class Admission:
     def _hurry(self, provider: str) -> None:
         """Have a queue looked at again: something has changed."""
         if (line := self._lines.get(provider)) is not None:
-            line.at = 0.0
-            line.lanes.clear()
+            line.hurry()
 
     def _expected(self, ticket: Ticket, line: Line, now: float) -> float:
         asked = self._asked[ticket]
-        first_s = max(line.at, line.lanes.get(asked.model, 0.0)) - now
-        return max(first_s, 0.001) + line.queue.ahead(ticket) * line.pace_s
-
-
-def _full(provider: str, queue: FairQueue) -> RequestError:
-    text = (
-        f"{len(queue)} requests wait for {provider}'s rate limit already, "
-        f"{queue.length} may (queue.length)"
-    )
-    return RequestError(Code.OVERLOADED_LOCAL, text, length=len(queue), limit=queue.length)
-
-
-def _late(provider: str, queue: FairQueue) -> RequestError:
-    text = f"{provider}'s rate limit left no room for it within {queue.wait_s:g} s (queue.wait_s)"
-    return RequestError(Code.OVERLOADED_LOCAL, text, limit=queue.wait_s)
+        return line.expected(asked.model, line.queue.ahead(ticket), now - asked.at, now)

@@ -8,7 +8,8 @@
 
 B1. Closed opens for `open_s` after `failures` in a row, or when of at least `least_calls` within
     `window_s` the part `failure_rate` has failed. Only a provider's own failures count: neither
-    what is our fault, nor a rate limit, nor a cancel (failure.py says which is which).
+    what is our fault, nor a rate limit, nor a cancel (failure.py says which is which). An answer
+    counts once, when it ends: one that is cut in its middle is no success before.
 B2. Open refuses at once, and says when the next request will be let through.
 B3. Half-open lets one request through, the probe, however many ask. Whoever asks meanwhile is told
     to come back when the probe's lease ends, `open_s` after it was given: then its process may
@@ -17,8 +18,9 @@ B4. A probe's failure opens again, for `open_s` and no longer: one request a min
     to a provider, and a person waits for its recovery. Only the newest probe can: one whose lease
     has ended was judged by its successor.
 B5. The success of any probe closes, also of an old one: a provider that answers later than a
-    lease lasts is well. All counts begin anew, and whoever ends from then on counts alike.
-    Requests that began before it opened prove nothing while it is not closed.
+    lease lasts is well. Its first token is one, as others wait for it. All counts begin anew, and
+    whoever ends from then on counts alike. Requests that began before it opened prove nothing
+    while it is not closed.
 B6. A probe that proves nothing is given back: the next who asks is the probe.
 B7. The words are shared by processes that may be killed between any two stores, so each is
     meaningful by itself. UNTIL alone says the state, and is stored last when it closes; a LEASE
@@ -68,6 +70,7 @@ class Open(msgspec.Struct, frozen=True):
 
 
 CLOSED: Final = Closed()
+DEFAULT: Final = Breaker()
 
 
 class CircuitBreaker:
@@ -75,11 +78,13 @@ class CircuitBreaker:
 
     WORDS: Final = _WINDOW + SlidingCounts.WORDS
 
-    def __init__(self, words: Words, settings: Breaker) -> None:
-        """Keep all state in `words`, signed 64-bit and 0 at first: `WORDS` of them.
+    def __init__(self, words: Words | None = None, settings: Breaker = DEFAULT) -> None:
+        """Keep all state in `words`, or its own: `WORDS` of them, signed 64-bit and 0 at first.
 
         Where processes share them, the caller holds their lock during `ask` and `record`.
         """
+        own: Words = [0] * self.WORDS
+        words = own if words is None else words
         self._words = words
         self._settings = settings
         self._open_us = _us(settings.open_s)

@@ -35,11 +35,18 @@ class Breakers:
 
     def check(self, provider: str, now: float) -> None:
         """Raise `RequestError` (circuit_open) for a provider that is left alone; nobody queues."""
+        if (said := self._refusing(provider, now)) is not None:
+            raise said.refusal(provider, now)
+
+    def refuses(self, provider: str, at: float) -> bool:
+        """Whether a provider will still be left alone at that time, as far as is known now."""
+        return self._refusing(provider, at) is not None
+
+    def _refusing(self, provider: str, at: float) -> Open | None:
         said: Open | None = None
         with suppress(RowBusy), self._breaker(provider) as breaker:
-            said = breaker.refusing(now)
-        if said is not None:
-            raise said.refusal(provider, now)
+            said = breaker.refusing(at)
+        return said
 
     def record(
         self, provider: str, outcome: Outcome, now: float, permit: Closed | Probe | None

@@ -34,6 +34,7 @@ from ringcast.shm.tokens import Error, Usage
 
 THROTTLED: Final = (429, 503, 529)  # refusals for there being too much, see `failure`
 TOLD_S: Final = 0.05  # shorter waits are not worth a word
+TOLD_AGAIN_S: Final = 0.5  # not before: a queue that is guessed at is told once more, then rarer
 _GIVEN_UP: Final = Ending("cancelled", Code.INTERRUPTED, "it is sent again")
 
 
@@ -48,11 +49,11 @@ class Course:
         client: httpx.AsyncClient,
         counters: Block,
         report: Callable[[commands.Command], None],
-        spend: Callable[[Target, Usage | None, Error | None], None],
+        spend: Callable[[Target, Usage | None, Error | None, bool], None],
         errands: dict[int, Errand],
         flows: Flows,
     ) -> None:
-        """`report` tells the broker; `spend` is told what every sent request used."""
+        """`report` tells the broker; `spend` what a sent request used, and whether it had begun."""
         self._manager = manager
         self._counters = counters
         self._report = report
@@ -66,10 +67,12 @@ class Course:
     def begin(self, errand: Errand, start: commands.Start) -> None:
         """Find out where it may go, and what is sent there."""
         try:
-            tokens = self._sender.read(errand, start)
+            given, made = self._sender.read(errand, start)
+            slot, client, now = start.slot, start.client, time.monotonic()
             plan = self._manager.plan(
-                start.slot, start.provider, start.model, start.client, tokens, time.monotonic()
+                slot, start.provider, start.model, client, given + made, now, made
             )
+            plan.earlier = start.sent
             self._sender.shape(errand, plan)
         except RequestError as error:
             self.refuse(errand, error)
@@ -109,13 +112,28 @@ class Course:
             self._counters.add(self._counters.slot("waited"))
             self._report(commands.Waiting(errand.flow.slot, wait.reason, wait.seconds))
         if wait.queued:
+            self._tell_later(errand, wait)
             self._doorman.look()
         else:
             errand.timer = self._loop.call_later(wait.seconds, self.go_on, errand)
 
+    def _tell_later(self, errand: Errand, wait: Wait) -> None:
+        """What was told of a queue may turn out to be too little."""
+        after_s = max(wait.seconds, TOLD_AGAIN_S)
+        errand.timer = self._loop.call_later(after_s, self._tell_again, errand)
+
+    def _tell_again(self, errand: Errand) -> None:
+        errand.timer = None
+        plan = errand.plan
+        if plan is not None and (wait := self._manager.still(plan, time.monotonic())) is not None:
+            errand.waited = True
+            self._report(commands.Waiting(errand.flow.slot, wait.reason, wait.seconds))
+            self._tell_later(errand, wait)
+
     def _let_go(self, plan: Plan, refused: RequestError | None) -> None:
         """Its turn in the queue has come, or it has waited for too long."""
         errand = self._errands[plan.slot]
+        errand.cancel_timer()
         if refused is not None:
             self.refuse(errand, refused)
         else:
@@ -161,7 +179,7 @@ class Course:
         verdict = self.failed(errand, errand.plan, failure)
         if isinstance(verdict, Wait):
             return verdict
-        return ending if verdict == failure else Ending("failed", verdict.code, verdict.message)
+        return ending if verdict == failure else _ending(verdict)
 
     def failed(self, errand: Errand, plan: Plan, failure: Failure) -> Wait | Failure:
         """One sending failed before a token: return when it goes again, or what it ends by."""
@@ -214,7 +232,7 @@ class Course:
         if plan is not None:
             self._manager.ended(plan, usage, error, time.monotonic())
             if plan.target is not None and plan.sent:
-                self._spend(plan.target, usage, error)
+                self._spend(plan.target, usage, error, plan.begun)
             self._doorman.look()
         if errand.over:
             self.look_at(errand.flow)
@@ -226,6 +244,18 @@ class Course:
         errand = self._errands.get(flow.slot)
         if errand is not None and errand.flow is flow and (errand.stopped or errand.plan is None):
             del self._errands[flow.slot]
+
+
+def _ending(failure: Failure) -> Ending:
+    """Return the end by what was decided, which is not what the last answer said."""
+    return Ending(
+        "failed",
+        failure.code,
+        failure.message,
+        status=failure.status or 200,
+        retry_after_s=failure.after_s,
+        should_retry=failure.retryable,
+    )
 
 
 def _refusal(error: RequestError | httpx.InvalidURL) -> Ending:

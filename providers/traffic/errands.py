@@ -30,6 +30,7 @@ from ringcast.shm.tokens import Error, Usage
 # A broker that died says neither STOP nor UNSAID: then a second END lets its worker say all again.
 UNHEARD_S: Final = 10.0
 FORGOTTEN_S: Final = 300.0
+TICKS_NS: Final = 2_000_000  # the broker's clock reads whole milliseconds
 
 
 class Errands:
@@ -44,9 +45,9 @@ class Errands:
         outlets: Sequence[Outlet],
         counters: Block,
         report: Callable[[commands.Command], None],
-        spend: Callable[[Target, Usage | None, Error | None], None],
+        spend: Callable[[Target, Usage | None, Error | None, bool], None],
     ) -> None:
-        """`report` tells the broker; `spend` is told what every sent request used."""
+        """`report` tells the broker; `spend` what a sent request used, and whether it had begun."""
         self._manager = manager
         self._counters = counters
         self._report = report
@@ -77,7 +78,7 @@ class Errands:
         """Begin a request."""
         if start.slot in self._errands:  # asked twice, as it was abandoned twice
             return
-        errand = self._new(start, 0)
+        errand = self._new(start, 0, start.since_ns)
         self._count("requests")
         self._course.begin(errand, start)
 
@@ -205,9 +206,11 @@ class Errands:
             elif not errand.over:
                 self._course.end(errand, CANCELLED)
 
-    def _new(self, start: commands.Start | commands.Resume, raw: int) -> Errand:
+    def _new(self, start: commands.Start | commands.Resume, raw: int, since_ns: int = 0) -> Errand:
         flow = self._flows.begin(start, raw, start.limit)
-        errand = self._errands[start.slot] = Errand(start, flow, time.monotonic_ns())
+        if (now_ns := time.monotonic_ns()) - since_ns < TICKS_NS or not since_ns:
+            since_ns = now_ns
+        errand = self._errands[start.slot] = Errand(start, flow, since_ns)
         return errand
 
     def _begin_anew(self, errand: Errand, limit: int) -> None:

@@ -40,7 +40,7 @@ class Failure(msgspec.Struct, frozen=True):
 
     `retryable` — the same provider may do better soon, `once` — but not a third time; `elsewhere` —
     another provider or model may. `after_s` is how long this one asks to be left alone, and
-    `throttled` that it has too much to do.
+    `throttled` that it has too much to do; `status` is that of its answer, if it was no 200.
     """
 
     code: str
@@ -51,6 +51,12 @@ class Failure(msgspec.Struct, frozen=True):
     throttled: bool = False
     once: bool = False
     after_s: float | None = None
+    status: int | None = None
+
+    @property
+    def named(self) -> str:
+        """What is told of it while it is waited for: `http_status 503`."""
+        return f"{self.code} {self.status}" if self.status else self.code
 
     @property
     def outcome(self) -> Outcome:
@@ -152,6 +158,7 @@ def of_error(error: Error) -> Failure:
         throttled=meant in (Code.RATE_LIMITED, Code.OVERLOADED),
         once=error.status == 424,
         after_s=error.retry_after_s,
+        status=error.status,
     )
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, NamedTuple, TypeAlias
 
 from ringcast.config import Config, Provider
-from ringcast.providers.traffic.limiter import AdaptiveRateLimiter, RateSettings
+from ringcast.providers.traffic.limiter import AdaptiveRateLimiter, Bound, RateSettings
 from ringcast.shm.shared_words import RowBusy, SharedWords
 
 BUSY_S: Final = 0.01
@@ -24,10 +25,14 @@ Change: TypeAlias = Callable[[AdaptiveRateLimiter], None]
 
 
 class Refused(NamedTuple):
-    """Ask again in `wait_s`: for this model, or for any of the provider's."""
+    """Ask again in `wait_s`: for this model, or for any of the provider's. `bound` says why."""
 
     wait_s: float
     whole: bool
+    bound: Bound = Bound()
+
+
+NOT_REFUSED: Final = Refused(0.0, whole=False)
 
 
 class LimitScopes:
@@ -53,7 +58,7 @@ class LimitScopes:
             with self._rows.row(_row(provider), keep=True) as words:
                 limiter = AdaptiveRateLimiter(limits, words, self._process)
                 if wait_s := limiter.wait(tokens, now):
-                    return Refused(wait_s, whole=True)
+                    return Refused(wait_s, True, limiter.bound(tokens, now))
                 if refused := self._model_admits(provider, model, tokens, now):
                     return refused
                 limiter.charge(tokens, now)
@@ -63,8 +68,19 @@ class LimitScopes:
 
     def _model_admits(self, provider: str, model: str, tokens: int, now: float) -> Refused | None:
         with self._rows.row(_row(provider, model)) as words:
-            wait_s = AdaptiveRateLimiter(UNLIMITED, words, self._process).admit(tokens, now)
-        return Refused(wait_s, whole=False) if wait_s else None
+            limiter = AdaptiveRateLimiter(UNLIMITED, words, self._process)
+            wait_s = limiter.admit(tokens, now)
+            return Refused(wait_s, False, limiter.bound(tokens, now)) if wait_s else None
+
+    def wait(self, provider: str, model: str, tokens: int, now: float) -> float:
+        """Return for how long a model's own limits have no room, as far as is known."""
+        with suppress(RowBusy), self._rows.row(_row(provider, model)) as words:
+            return AdaptiveRateLimiter(UNLIMITED, words, self._process).wait(tokens, now)
+        return 0.0
+
+    def concurrency(self, provider: str) -> int:
+        """Return how many requests may be under way at once, 0 if it does not matter."""
+        return self._limits.get(provider, UNLIMITED).concurrency
 
     def change_both(self, provider: str, model: str, change: Change, now: float) -> None:
         """Change both limiters of a request."""

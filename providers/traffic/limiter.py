@@ -22,7 +22,7 @@ probing   refusals > 0, until <= now           one goes, others     free       c
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -45,8 +45,22 @@ PROBE_S: Final = 5.0
 POLL_S: Final = 0.1  # between two looks for what only another process can tell
 
 
+Limit: TypeAlias = Literal["requests_per_min", "tokens_per_min", "concurrency", "pause", ""]
+
+
+class Bound(NamedTuple):
+    """Which limit holds a request back, and the seconds from one such to the next, if known."""
+
+    limit: Limit = ""
+    pace_s: float | None = None
+
+
 class RateSettings(msgspec.Struct, frozen=True):
-    """Limits that are never exceeded; 0 is none."""
+    """Limits that are never exceeded; 0 is none.
+
+    Of `requests_per_min` 60 may go 57 at once, and then one a second: 3 s of a minute are kept for
+    requests that overtake others on their way (B2). Tokens alike.
+    """
 
     requests_per_min: int = 0
     tokens_per_min: int = 0
@@ -86,6 +100,18 @@ class AdaptiveRateLimiter:
         full = max(closed, self._requests.wait(1, at), self._tokens.wait(tokens, at))
         wait_s = max(full / SECOND, 0.001) if full else 0.0
         return max(wait_s, POLL_S) if self._crowded() else wait_s
+
+    def bound(self, tokens: int, now: float) -> Bound:
+        """Return which limit it is that makes a request `wait`."""
+        at = int(now * SECOND)
+        requests, spent = self._requests.wait(1, at), self._tokens.wait(tokens, at)
+        if max(closed := self._closed(at), requests, spent) == 0:
+            return Bound("concurrency")
+        if closed >= max(requests, spent):
+            return Bound("pause")
+        if requests >= spent:
+            return Bound("requests_per_min", self._requests.pace_s(1))
+        return Bound("tokens_per_min", self._tokens.pace_s(tokens))
 
     def charge(self, tokens: int, now: float) -> None:
         """Charge a request that goes now."""

@@ -95,6 +95,11 @@ class Meter:
         """Return the ns until `amount` fits into both buckets, 0 if it does."""
         return max([bucket.wait(amount, now) for bucket in self._buckets()], default=0)
 
+    def pace_s(self, amount: int) -> float | None:
+        """Return the seconds in which `amount` is allowed once, None without a limit a minute."""
+        rate = self.rate()
+        return 60 * MILLI * amount / rate if rate else None
+
     def charge(self, amount: int, now: int) -> None:
         """Take `amount`, or give it back if it is negative."""
         for bucket in self._buckets():

@@ -34,6 +34,9 @@ class Plan:
         "begun",
         "client",
         "deadline",
+        "earlier",
+        "held",
+        "made",
         "permit",
         "said",
         "sent",
@@ -46,14 +49,22 @@ class Plan:
     )
 
     def __init__(
-        self, slot: int, targets: list[Target], client: bytes, tokens: int, deadline: float
+        self,
+        slot: int,
+        targets: list[Target],
+        client: bytes,
+        tokens: int,
+        deadline: float,
+        made: int = 0,
     ) -> None:
-        """`tokens` is what it is charged until its usage is known."""
+        """`tokens` is what it is charged until its usage is known, `made` the answer's part."""
         self.slot = slot
         self.targets = targets
         self.client = client
         self.tokens = tokens
+        self.made = made
         self.deadline = deadline
+        self.earlier = 0  # sendings by processes that died meanwhile
         self.sent = 0
         self.sent_at = 0.0
         self.target: Target | None = None  # where it was last sent, or is queued
@@ -61,6 +72,7 @@ class Plan:
         self.said: dict[Target, Failure] = {}  # what each failed by last, the newest last
         self.admitted = False  # the limiter has been charged for it
         self.permit: Closed | Probe | None = None  # of a breaker that waits for the outcome
+        self.held = 0.0  # dollars of the day that its sending may cost
         self.begun = False
 
     @property

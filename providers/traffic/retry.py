@@ -12,7 +12,7 @@ Asked after each failure, before a token was seen; the first rule that fits deci
 | R3   | `attempts` sendings were made in all, or 2 of what is worth one repetition | R8  |
 | R4   | the provider asks to wait longer than `max_retry_after_s`  | R8, as rate_limited |
 | R5   | the pause would end at the deadline or after it            | R8                  |
-| R6   | the provider's budget has no repetition left               | R8                  |
+| R6   | the provider's budget has no repetition left               | R8, and says so     |
 | R7   | otherwise                                                  | `Again(pause)`      |
 | R8   | another provider or model may do better / may not          | `Elsewhere` / `GiveUp` |
 
@@ -121,8 +121,10 @@ class RetryPolicy:
         if (failure.after_s or 0.0) > self._settings.max_retry_after_s:  # R4
             return _elsewhere(self._too_long(failure))
         pause_s = self.pause(sent, failure, random)
-        if now + pause_s >= deadline or not budget.take(now):  # R5, R6
+        if now + pause_s >= deadline:  # R5
             return _elsewhere(failure)
+        if not budget.take(now):  # R6
+            return _elsewhere(_spent(failure))
         return Again(pause_s)  # R7
 
     def pause(self, sent: int, failure: Failure, random: Random) -> float:
@@ -143,6 +145,11 @@ class RetryPolicy:
         asked = f"provider asks to wait {failure.after_s or 0.0:.0f} s"
         text = f"{asked}, limit {limit:g} (retry.max_retry_after_s)"
         return msgspec.structs.replace(failure, code=Code.RATE_LIMITED, message=text)
+
+
+def _spent(failure: Failure) -> Failure:
+    text = f"{failure.message} (not sent again: too many were within a minute, retry.budget_ratio)"
+    return msgspec.structs.replace(failure, message=text)
 
 
 def _elsewhere(failure: Failure) -> Decision:

@@ -38,6 +38,11 @@ class Target(msgspec.Struct, frozen=True):
         """How a client would address it."""
         return f"{self.provider}/{self.model}"
 
+    @property
+    def lane(self) -> str:
+        """What a provider's limits hold for: a model, asked by one key."""
+        return f"{self.key}/{self.model}"
+
 
 class Routing:
     """The order of targets. `speed` tells how long a model took lately to say something, in s."""

@@ -41,13 +41,16 @@ class Sender:
         self._on_head = on_head
         self._on_end = on_end
 
-    def read(self, errand: Errand, start: commands.Start) -> int:
-        """Find out what is asked; return the tokens that it may take. Raises `RequestError`."""
+    def read(self, errand: Errand, start: commands.Start) -> tuple[int, int]:
+        """Find out what is asked; return about how many tokens are given, and may be made.
+
+        Raises `RequestError`.
+        """
         errand.asked = asked = request.decode(start.request)
         route = self._config.routes.get(start.model) if start.provider == ROUTE else None
         chosen = asked.transforms or (route.transforms if route else None)
         errand.transforms = encoded(chosen or [], self._config.workers.transforms)
-        return estimate(asked) + (asked.max_tokens or 0)
+        return estimate(asked), asked.max_tokens or 0
 
     def shape(self, errand: Errand, plan: Plan) -> None:
         """Leave out who cannot be asked this. Raises `RequestError` if that is all."""
@@ -79,17 +82,20 @@ class Sender:
 
     def open_unsent(self, errand: Errand, now_ns: int) -> None:
         """Write OPEN for an END without a sending."""
-        target = Target(errand.start.provider, 0, errand.start.model)
+        asked = Target(errand.start.provider, 0, errand.start.model)
+        target = next(reversed(errand.plan.said), asked) if errand.plan else asked
         self._open(errand, target, "chat", "", now_ns, final=True)
 
     def _open(
         self, errand: Errand, target: Target, api: str, kind: str, now_ns: int, final: bool
     ) -> None:
         plan, asked = errand.plan, errand.asked
+        # An answer that is read on was sent; what was refused at once never was.
+        attempts = plan.earlier + plan.sent if plan else isinstance(errand.start, commands.Resume)
         opened = records.Open(
             errand.start.stream, api, target.provider, target.model, kind,
             (asked.compat if asked else None) or "", errand.transforms, errand.since_ns,
-            plan.sent if plan else 1, final, price_of(self._config, target.provider, target.model),
+            int(attempts), final, price_of(self._config, target.provider, target.model),
         )  # fmt: skip
         errand.opened_ns, errand.known = now_ns, True
         errand.flow.open(opened, now_ns)

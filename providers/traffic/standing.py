@@ -10,14 +10,17 @@ from typing import Final
 import msgspec
 
 from ringcast.config import Config
+from ringcast.errors import Code
 from ringcast.providers.inquiry import Health, Traffic
 from ringcast.providers.traffic.breaker import State
+from ringcast.providers.traffic.failure import Failure
 from ringcast.providers.traffic.rate_headers import NOTHING, RateLimits
 from ringcast.providers.traffic.retry import RetryBudget
 from ringcast.providers.traffic.routing import Target
 
 IN_USE_S: Final = 600.0  # whoever was asked nothing for so long is not asked how it is
 MODELS: Final = 1000  # whose speeds are kept
+REFUSED_S: Final = 300.0  # for so long a key that was refused comes last
 SMOOTHING: Final = 0.3  # of speeds: the last five requests make five sixths of the mean
 
 
@@ -44,6 +47,7 @@ class Standing:
         self._chance = chance
         self._records = {name: Record(RetryBudget(config.retry)) for name in names}
         self._speeds: OrderedDict[str, float] = OrderedDict()  # of models, the latest last
+        self._refused: dict[tuple[str, int], float] = {}  # keys, and since when
 
     def __getitem__(self, provider: str) -> Record:
         return self._records[provider]
@@ -77,6 +81,12 @@ class Standing:
         self._speeds[target.name] = _mean(self._speeds.pop(target.name, None), took_s)
         if len(self._speeds) > MODELS:
             self._speeds.popitem(last=False)
+        self._refused.pop((target.provider, target.key), None)
+
+    def failed(self, target: Target, failure: Failure, now: float) -> None:
+        """Note which key it was, if that is what a provider did not take."""
+        if failure.code in (Code.AUTH, Code.BILLING):
+            self._refused[target.provider, target.key] = now
 
     # health
 
@@ -98,10 +108,11 @@ class Standing:
     def _next_look(self, now: float) -> float:
         return now + self._interval_s * self._chance.uniform(0.75, 1.25)
 
-    def healthy(self, provider: str) -> bool:
-        """Whether it was well when last asked, or was not asked."""
-        health = self._records[provider].health
-        return health is None or health.ok
+    def is_ill(self, target: Target, now: float) -> bool:
+        """Whether it was not well when last asked, or has refused this key of late."""
+        health = self._records[target.provider].health
+        refused_at = self._refused.get((target.provider, target.key), -REFUSED_S)
+        return (health is not None and not health.ok) or now - refused_at < REFUSED_S
 
     def traffic(self, provider: str, state: State) -> Traffic:
         """Return what was done with a provider whose breaker is in `state`."""

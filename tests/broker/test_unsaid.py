@@ -54,14 +54,19 @@ class Bench:
         self.sessions.add(stream)
         return stream
 
-    def open(self, now_ns: int) -> None:
-        self._put(records.OPEN, now_ns, encode_open(Open(ID, "chat", "up", "model")))
+    def open(self, now_ns: int, attempt: int = 1) -> None:
+        opened = Open(ID, "chat", "up", "model", attempt=attempt)
+        self._put(records.OPEN, now_ns, encode_open(opened))
 
     def unsaid(self, now_ns: int) -> None:
         self._put(records.AGAIN, now_ns, encoder.encode(BROKEN), records.UNSAID)
 
     def again(self, now_ns: int, flags: int = 0) -> None:
         self._put(records.AGAIN, now_ns, b"", flags)
+
+    def fail(self, error: Error) -> None:
+        payload = encoder.encode([error])
+        self._put(records.TOKENS, 0, payload, records.TERMINAL, count=1)
 
     def say(self, text: str) -> None:
         self._put(records.TOKENS, 0, encoder.encode([Text(text)]), count=1)
@@ -205,6 +210,26 @@ def test_what_was_said_of_an_earlier_sending_does_not_end_the_next() -> None:
     stream.unsaid = BROKEN
     bench.dispatch.spent(1)
     assert not stream.terminal
+
+
+def test_an_end_alone_is_no_first_token() -> None:
+    bench = Bench()
+    bench.stream()
+    bench.open(100)
+    bench.fail(BROKEN)
+    bench.read()
+    assert bench.sessions.ended
+    assert bench.sessions.begun == []
+
+
+def test_a_successor_is_told_since_when_and_how_often_it_was_sent() -> None:
+    bench = Bench()
+    bench.stream().start = msgspec.structs.replace(START, since_ns=7)
+    bench.open(100, 2)
+    bench.again(150)
+    (start,) = bench.read()
+    assert isinstance(start, commands.Start)
+    assert (start.since_ns, start.sent) == (7, 2)
 
 
 def test_a_first_token_is_told_once() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ringcast.config import Config, Provider, Queue
 from ringcast.errors import Code, RequestError
 from ringcast.providers.traffic.admission import AT_ONCE, ENDED, Admission
+from ringcast.providers.traffic.pace import Pace
 from ringcast.providers.traffic.rate_headers import NOTHING, RateLimits, Window
 from ringcast.shm.shared_words import TABLE_BYTES, NoLocks, RowBusy, SharedWords
 
@@ -79,16 +80,48 @@ def test_p15_of_3000_requests_at_once_what_fits_goes_and_waits_and_is_refused() 
 
 
 def test_who_waits_for_too_long_is_told_the_setting() -> None:
-    one = admission(requests=1, wait_s=30)
-    assert one.ask(1, "p", "m", b"c", 1, 0.0) == 0
-    assert one.ask(2, "p", "m", b"c", 1, 0.0) > 0
+    one = admission(tokens=60, wait_s=30)
+    assert one.ask(1, "p", "m", b"c", 57, 0.0) == 0
+    assert one.ask(2, "p", "m", b"c", 57, 0.0) == pytest.approx(57)
     assert one.due(29.9) == []
     ((ticket, error),) = one.due(30.0)
     assert ticket == 2
     assert error is not None
     assert error.code == Code.OVERLOADED_LOCAL
+    assert error.message.startswith("p (tokens_per_min) left no room")
     assert "30 s (queue.wait_s)" in error.message
+    assert error.detail["retry_after_s"] == pytest.approx(27)
     assert one.next_at(30.0) is None
+
+
+@pytest.mark.parametrize("why", ["requests_per_min", "the pause after a refusal"])
+def test_who_cannot_go_in_time_is_refused_at_once_with_the_time(why: str) -> None:
+    one = admission(requests=1, wait_s=20)
+    if why == "requests_per_min":
+        one.ask(1, "p", "m", b"c", 1, 0.0)
+    else:
+        one.throttled("p", "m", 60.0, 0.0)
+    with pytest.raises(RequestError, match=why) as told:
+        one.ask(2, "p", "m", b"c", 1, 0.0)
+    assert told.value.code == Code.OVERLOADED_LOCAL
+    assert told.value.detail["retry_after_s"] == pytest.approx(60)
+    assert one.next_at(0.0) is None
+
+
+def test_the_limit_that_holds_is_named() -> None:
+    for one, why in [
+        (admission(requests=60), "p: requests_per_min"),
+        (admission(tokens=6000), "p: tokens_per_min"),
+        (admission(concurrency=1), "p: concurrency"),
+    ]:
+        tickets = iter(range(100))
+        while not one.ask(ticket := next(tickets), "p", "m", b"c", 1000, 0.0):
+            pass
+        assert one.reason(ticket) == why
+    one = admission()
+    one.learn("p", "m", RateLimits(Window(60, 0)), 0.0)
+    one.ask(1, "p", "m", b"c", 1, 0.0)
+    assert one.reason(1) == "p: its own requests_per_min"
 
 
 def test_a_client_with_a_thousand_requests_delays_another_by_one() -> None:
@@ -227,6 +260,54 @@ def test_the_expected_wait_is_about_what_it_becomes() -> None:
     assert came == pytest.approx(expected, rel=0.1)
 
 
+def test_of_a_limit_of_concurrency_nothing_is_told_that_was_not_seen() -> None:
+    one = admission(concurrency=100)
+    waits = [one.ask(ticket, "p", "m", b"c", 1, 0.0) for ticket in range(600)]
+    assert waits.count(0.0) == 100
+    assert max(waits) <= 0.1
+    for round_ in range(1, 4):
+        now = 0.07 * round_
+        for ticket in range(100 * (round_ - 1), 100 * round_):
+            one.settle(ticket, 1, now)
+        while went(one, now):
+            pass
+    assert one.wait_of(599, 0.21) == pytest.approx(0.14, abs=0.02)
+
+
+def test_who_waits_behind_one_that_runs_is_told_how_long_such_took() -> None:
+    one = admission(concurrency=1)
+    one.ask(1, "p", "m", b"c", 1, 0.0)
+    one.ask(2, "p", "m", b"c", 1, 0.0)
+    assert one.wait_of(2, 0.8) == pytest.approx(0.8), "nothing was seen: as long again"
+    one.settle(1, 1, 1.0)
+    assert went(one, 1.0) == [2]
+    assert one.ask(3, "p", "m", b"c", 1, 1.0) == pytest.approx(1.0)
+    assert one.ask(4, "p", "m", b"c", 1, 1.0) == pytest.approx(2.0)
+
+
+def test_a_queue_that_was_left_by_all_says_nothing_of_the_next() -> None:
+    one = admission(concurrency=1)
+    for ticket in range(3):
+        one.ask(ticket, "p", "m", b"c", 1, 0.0)
+    one.settle(0, 1, 2.0)
+    assert went(one, 2.0) == [1]
+    one.withdraw(2, 3.0)
+    one.ask(3, "p", "m", b"c", 1, 500.0)
+    assert one.wait_of(3, 500.0) == pytest.approx(2.0), "what the one that has ended took"
+
+
+def test_the_pace_of_a_long_queue_follows_what_it_is_now() -> None:
+    pace = Pace()
+    pace.waits(0.0, first=True)
+    for number in range(1, 1001):
+        pace.served(number * 1.0, last=False)
+    for number in range(1, 1001):
+        pace.served(1000.0 + number * 0.1, last=False)
+    assert pace.seen(1100.0) == pytest.approx(0.1, rel=0.2)
+    pace.served(1100.1, last=True)
+    assert pace.seen(1100.1) is None
+
+
 class Busy(SharedWords):
     """Rows of which some are held by another process."""
 
@@ -313,8 +394,9 @@ def test_whatever_happens_every_ticket_gets_one_answer(
                     wait = one.ask(
                         ticket, "p", dice.choice("xy"), dice.choice([b"1", b"2"]), 5, now
                     )
-                except RequestError:
-                    assert len(waiting) == 20
+                except RequestError as refused:
+                    told = refused.message
+                    assert len(waiting) == 20 or "has no room for" in told
                 else:
                     (waiting if wait else running).add(ticket)
         for due, error in one.due(now):

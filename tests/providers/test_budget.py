@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -9,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringcast.config import Usage
+from ringcast.config import Config, Price, Usage
 from ringcast.errors import Code, RequestError
 from ringcast.providers.spending.budget import WORDS, DailyBudget
+from ringcast.providers.spending.purse import Purse
+from ringcast.shm.shared_words import SharedWords
 
 BERLIN = ZoneInfo("Europe/Berlin")
 DAY_S = 86_400.0
@@ -88,7 +91,7 @@ def test_a_day_with_a_change_of_the_clock_is_as_long_as_it_is(day: str, hours: i
 
 
 def test_whoever_travels_west_keeps_what_was_spent() -> None:
-    words = [0, 0]
+    words = [0] * WORDS
     late = at("2026-11-21 00:30")
     budget(words).add(6.0, late)
     lisbon = budget(words, zone=ZoneInfo("Europe/Lisbon"))
@@ -104,7 +107,7 @@ def test_a_clock_that_was_wrong_does_not_shut_the_future() -> None:
 
 
 def test_a_process_that_starts_brings_what_the_file_knows_if_it_is_more() -> None:
-    words = [0, 0]
+    words = [0] * WORDS
     budget(words).begin(3.0, NOON)
     assert budget(words).spent(NOON) == 3.0
     budget(words).add(1.0, NOON)
@@ -130,7 +133,7 @@ class Dying(list[int]):
 
 @pytest.mark.parametrize("writes", [0, 1, 2])
 def test_a_death_at_midnight_does_not_shut_the_new_day(writes: int) -> None:
-    old = [0, 0]
+    old = [0] * WORDS
     budget(old).add(6.0, NOON)
     words = Dying(old, writes)
     with pytest.raises(KeyboardInterrupt):
@@ -148,7 +151,7 @@ def test_what_is_no_amount_counts_as_nothing(cost: float | None) -> None:
 
 
 def test_an_endless_amount_fits_into_a_word() -> None:
-    words = [0, 0]
+    words = [0] * WORDS
     one = budget(words)
     one.add(float("inf"), NOON)
     one.add(1e300, NOON)
@@ -183,8 +186,67 @@ def test_it_is_refused_from_the_limit_on_so_only_what_is_under_way_overshoots() 
 
 
 def test_this_machines_midnight_counts_by_default() -> None:
-    one = DailyBudget([0, 0], Usage(daily_usd=1.0))
+    one = DailyBudget([0] * WORDS, Usage(daily_usd=1.0))
     one.add(2.0, NOON)
     left = refusal(one, NOON).detail["retry_after_s"]
     assert isinstance(left, float)
     assert datetime.fromtimestamp(NOON + left).time().isoformat() == "00:00:00"
+
+
+# what is under way
+
+
+def test_what_is_under_way_counts_and_a_successor_forgets_what_its_predecessor_held() -> None:
+    words = [0] * WORDS
+    one = budget(words)
+    one.add(3.0, NOON)
+    one.hold(0, 1.5)
+    one.hold(1, 0.25)
+    one.check(NOON)
+    one.hold(1, 0.5)
+    error = refusal(one, NOON)
+    assert error.message == (
+        "spent $3.00 and, in requests under way, about $2.00 of $5.00 today (usage.daily_usd)"
+    )
+    assert error.detail == {"retryable": True}
+    budget(words).hold(0, 0.0)
+    budget(words).check(NOON)
+
+
+def purse(rows: SharedWords, process: int = 0) -> Purse:
+    prices = {"up/m": Price(1.0, 2.0), "free/*": Price(0.0, 0.0)}
+    return Purse(rows, Config(usage=Usage(daily_usd=0.009), prices=prices), process)
+
+
+def test_of_twenty_at_once_those_go_whose_estimates_fit() -> None:
+    rows, sent = SharedWords.private(), 0
+    purses = [purse(rows, process) for process in range(4)]
+    for number in range(20):
+        with suppress(RequestError):
+            assert purses[number % 4].hold("up", "m", 1000, 1000, NOON) == 0.003
+            sent += 1
+    assert sent == 3
+
+
+def test_what_was_held_is_given_back_when_its_cost_is_known() -> None:
+    rows = SharedWords.private()
+    one = purse(rows)
+    held = [one.hold("up", "m", 1000, 1000, NOON) for _ in range(3)]
+    with pytest.raises(RequestError, match="under way"):
+        one.hold("up", "m", 1, 1, NOON)
+    one.release(held[0])
+    one.spent(0.001, NOON)
+    one.check("up", "m", NOON)
+    one.spent(0.002, NOON)
+    with pytest.raises(RequestError, match="under way"):
+        one.check("up", "m", NOON)
+
+
+def test_what_costs_nothing_is_sent_when_all_is_spent_and_what_has_no_price_is_not() -> None:
+    one = purse(SharedWords.private())
+    one.spent(0.009, NOON)
+    one.check("free", "m", NOON)
+    assert one.hold("free", "m", 1000, 1000, NOON) == 0.0
+    for model in ("m", "unknown"):
+        with pytest.raises(RequestError, match="again at midnight"):
+            one.check("up", model, NOON)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -19,18 +20,20 @@ from ringcast.providers import commands
 from ringcast.providers.flow import Outlet
 from ringcast.providers.process import Process
 from ringcast.providers.request import Call
-from ringcast.providers.traffic import sender
+from ringcast.providers.traffic import course, sender
 from ringcast.providers.traffic.errands import Errands
 from ringcast.providers.traffic.manager import ProviderManager
 from ringcast.providers.upstream import CANCELLED
 from ringcast.providers.wire.body import Ending
 from ringcast.shm import counters, records
+from ringcast.shm.records import decode_open
 from ringcast.shm.ring import Reader, Writer
 from ringcast.shm.shared_words import SharedWords
 from ringcast.shm.tokens import Error
 from ringcast.workers.stream import decode_ending
 
 CONFIG = Config(providers={"up": Provider("openai")}, retry=Retry(attempts=3, pause_s=0.0))
+LIMITED = Config(providers={"up": Provider("openai", concurrency=1)})
 SAID = {"role": "user", "content": "hi"}
 ASKED = msgspec.Raw(msgspec.msgpack.encode({"model": "up/m", "messages": [SAID]}))
 START = commands.Start(1, b"%016d" % 1, 0, "up", "m", ASKED, 1 << 16)
@@ -68,14 +71,17 @@ class Bench:
     """The requests of a provider process, its in-ring, and what it tells the broker."""
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, shape: Callable[[str, Any], Any] = shaped
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        shape: Callable[[str, Any], Any] = shaped,
+        config: Config = CONFIG,
     ) -> None:
         self.sent: list[FakeUpstream] = []
         self.told: list[commands.Command] = []
         memory = ring(1 << 16)
         self.writer, self.reader = Writer(memory), Reader(memory)
         block = counters.Block(memoryview(bytearray(counters.BLOCK_BYTES)), 0, "provider")
-        manager = ProviderManager(CONFIG, {"up": 1}, SharedWords.private())
+        manager = ProviderManager(config, {"up": 1}, SharedWords.private())
         gateway = SimpleNamespace(
             config=CONFIG.providers["up"],
             credential=None,
@@ -99,6 +105,12 @@ class Bench:
         """Kind and time of all that was written to the ring since."""
         self.writer.publish()
         return [(record.kind, record.a) for record in self.reader.poll()]
+
+    def opened(self) -> list[records.Open]:
+        """What was written before each sending, and before an end without one."""
+        self.writer.publish()
+        polled = self.reader.poll()
+        return [decode_open(one.payload) for one in polled if one.kind == records.OPEN]
 
     def fail(self, error: Error, opened_ns: int) -> None:
         """What the broker says when a worker has kept an error back."""
@@ -190,6 +202,41 @@ async def test_what_is_asked_twice_is_sent_once(
     bench.sent[0].end(Ending("eof", status=200))
     bench.errands.start(START)
     assert len(bench.sent) == 1
+
+
+@in_loop
+async def test_what_a_process_that_died_had_sent_counts_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch)
+    since_ns = time.monotonic_ns() - 10**9
+    anew = msgspec.structs.replace(START, slot=2, since_ns=since_ns, sent=2)
+    bench.errands.start(anew)
+    first, second = bench.opened()
+    assert first.attempt == 1
+    assert first.since_ns > since_ns
+    assert (second.attempt, second.since_ns) == (3, since_ns)
+
+
+@in_loop
+async def test_what_is_refused_at_once_was_sent_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch)
+    bench.errands.start(msgspec.structs.replace(START, slot=2, provider="unknown"))
+    assert [one.attempt for one in bench.opened()] == [1, 0]
+
+
+@in_loop
+async def test_who_waits_longer_than_told_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(course, "TOLD_AGAIN_S", 0.15)
+    bench = Bench(monkeypatch, config=LIMITED)
+    bench.errands.start(msgspec.structs.replace(START, slot=2))
+    while len(bench.told) < 3:  # noqa: ASYNC110
+        await asyncio.sleep(SOON_S)
+    told = [one for one in bench.told if isinstance(one, commands.Waiting)]
+    assert {(one.slot, one.reason) for one in told} == {(2, "up: concurrency")}
+    assert told[0].seconds <= 0.1 < told[1].seconds < told[2].seconds
+    bench.stop(ended=True, cancel=True)
+    await asyncio.sleep(SOON_S)
+    assert len(bench.sent) == 2
+    assert bench.told[-1] == commands.Waiting(2, "", 0.0)
 
 
 @in_loop

@@ -5,15 +5,27 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import msgspec
 import pytest
 
-from ringcast.config import ROUTE, Breaker, Config, Provider, Retry, Route, Usage
+from ringcast.config import (
+    ROUTE,
+    Breaker,
+    Config,
+    Price,
+    Processes,
+    Provider,
+    Retry,
+    Route,
+    Usage,
+)
 from ringcast.errors import Code, RequestError
 from ringcast.providers.inquiry import Health
 from ringcast.providers.traffic.failure import Failure, of_error
 from ringcast.providers.traffic.manager import ProviderManager
 from ringcast.providers.traffic.plan import Plan, Send, Wait
 from ringcast.providers.traffic.rate_headers import NOTHING, RateLimits, Window
+from ringcast.providers.traffic.routing import Target
 from ringcast.shm import tokens
 from ringcast.shm.shared_words import TABLE_BYTES, NoLocks, RowBusy, SharedWords
 from ringcast.shm.tokens import Error
@@ -62,7 +74,7 @@ def test_a_route_is_tried_in_order_and_then_again_after_a_pause() -> None:
     it = manager()
     one = plan(it, ROUTE, "fast")
     assert sent_to(it.next(one, NOW, WALL)) == "a/m"
-    assert fail(it, one, BROKEN) == Wait(0.0, BROKEN.code)
+    assert fail(it, one, BROKEN) == Wait(0.0, "a: http_status 500")
     assert sent_to(it.next(one, NOW, WALL)) == "b/m"
     again = fail(it, one, BROKEN)
     assert isinstance(again, Wait)
@@ -88,6 +100,107 @@ def test_who_will_not_do_better_is_not_asked_again() -> None:
     again = fail(it, one, BROKEN)
     assert isinstance(again, Wait)
     assert sent_to(it.next(one, NOW + again.seconds, WALL)) == "b/m"
+
+
+def test_a_route_goes_back_to_who_passes_when_the_others_will_not() -> None:
+    it = manager()
+    one = plan(it, ROUTE, "fast")
+    it.next(one, NOW, WALL)
+    fail(it, one, BROKEN)
+    it.next(one, NOW, WALL)
+    again = fail(it, one, REFUSED)
+    assert isinstance(again, Wait)
+    assert again.reason == "a: http_status 500"
+    assert sent_to(it.next(one, NOW + again.seconds, WALL)) == "a/m"
+
+
+def test_a_route_ends_by_who_may_do_better_first() -> None:
+    it = manager()
+    one = plan(it, ROUTE, "fast")
+    it.next(one, NOW, WALL)
+    fail(it, one, TOO_MANY)
+    it.next(one, NOW, WALL)
+    again = fail(it, one, msgspec.structs.replace(TOO_MANY, after_s=1000.0))
+    assert isinstance(again, Wait)
+    assert again.seconds == pytest.approx(7.5, abs=0.51)
+    late = plan(it, ROUTE, "fast", now=NOW - 3599)
+    late.sent, late.tried, late.target = 2, set(late.targets), late.targets[1]
+    late.said = {late.targets[0]: TOO_MANY}
+    said = fail(it, late, REFUSED)
+    assert said == msgspec.structs.replace(TOO_MANY, message="a/m: x")
+
+
+def test_who_opens_the_breaker_hears_what_it_failed_by_and_not_that_it_is_open() -> None:
+    it = manager(Config({"a": UP}, breaker=Breaker(failures=2), retry=Retry(attempts=9)))
+    one = plan(it)
+    it.next(one, NOW, WALL)
+    again = fail(it, one, BROKEN)
+    assert isinstance(again, Wait)
+    it.next(one, NOW + again.seconds, WALL)
+    assert fail(it, one, BROKEN, NOW + again.seconds) == BROKEN
+
+
+def test_of_several_that_are_left_alone_the_first_next_try_is_told() -> None:
+    it = manager(Config({"a": UP, "b": UP}, routes=ROUTES, breaker=Breaker(failures=1)))
+    for name, now in (("a", NOW), ("b", NOW + 30)):
+        one = plan(it, name)
+        it.next(one, now, WALL)
+        it.failed(one, BROKEN, NOTHING, now)
+    with pytest.raises(RequestError) as told:
+        it.next(plan(it, ROUTE, "fast"), NOW + 31, WALL)
+    assert told.value.detail["retry_after_s"] == pytest.approx(29, abs=0.005)
+
+
+def test_what_is_told_of_a_refusal_is_as_long_as_it_will_take() -> None:
+    it = manager()
+    one = plan(it)
+    it.next(one, NOW, WALL)
+    again = fail(it, one, msgspec.structs.replace(TOO_MANY, after_s=None))
+    assert again == Wait(1.0, "a: rate_limited 429")
+    assert sent_to(it.next(one, NOW + 1.0, WALL)) == "a/m"
+
+
+def test_a_provider_that_cuts_every_answer_is_left_alone() -> None:
+    it = manager()
+    for _ in range(3):
+        one = plan(it)
+        it.next(one, NOW, WALL)
+        it.began(one, NOW)
+        it.ended(one, None, Error(Code.TRANSPORT, "x"), NOW)
+    with pytest.raises(RequestError) as told:
+        it.next(plan(it), NOW, WALL)
+    assert told.value.code == Code.CIRCUIT_OPEN
+
+
+def test_an_answer_that_its_reader_cut_is_a_success() -> None:
+    it = manager()
+    for error in (Code.TRANSPORT, Code.TRANSPORT, Code.CANCELLED, Code.TRANSPORT):
+        one = plan(it)
+        it.next(one, NOW, WALL)
+        it.began(one, NOW)
+        it.ended(one, None, Error(error, "x"), NOW)
+    assert sent_to(it.next(plan(it), NOW, WALL)) == "a/m"
+
+
+def test_a_key_that_was_refused_comes_last_for_five_minutes_or_until_it_is_taken() -> None:
+    def first(now: float) -> set[int]:
+        return {plan(it, "keyed", now=now).targets[0].key for _ in range(3)}
+
+    it = manager()
+    one = plan(it, "keyed")
+    it.next(one, NOW, WALL)
+    assert one.target is not None
+    refused = one.target.key
+    fail(it, one, REFUSED)
+    assert first(NOW + 299) == {0, 1, 2} - {refused}
+    assert first(NOW + 300) == {0, 1, 2}
+    it.next(one, NOW, WALL)
+    fail(it, one, REFUSED)
+    third = one.target.key
+    assert len(first(NOW)) == 1
+    one.begun, one.target = False, Target("keyed", third, "m")
+    it.began(one, NOW)
+    assert first(NOW) == {0, 1, 2} - {refused}
 
 
 def test_weights_say_who_is_asked_first_how_often() -> None:
@@ -173,7 +286,7 @@ def test_a_limit_of_one_model_lets_another_of_the_route_serve() -> None:
     it = manager()
     first = plan(it, ROUTE, "fast")
     it.next(first, NOW, WALL)
-    assert fail(it, first, TOO_MANY) == Wait(0.0, Code.RATE_LIMITED)
+    assert fail(it, first, TOO_MANY) == Wait(0.0, "a: rate_limited 429")
     assert sent_to(it.next(first, NOW, WALL)) == "b/m"
     assert sent_to(it.next(plan(it, ROUTE, "fast"), NOW + 1, WALL)) == "b/m"
     waits = it.next(plan(it, now=NOW + 1), NOW + 1, WALL)
@@ -249,6 +362,28 @@ def test_nothing_is_sent_when_the_money_of_the_day_is_spent() -> None:
     assert sent_to(it.next(plan(it), NOW, WALL + 86_400)) == "a/m"
 
 
+def test_when_all_is_spent_a_route_goes_on_where_it_costs_nothing() -> None:
+    prices = {"b/*": Price(0.0, 0.0)}
+    limits = Usage(daily_usd=1.0)
+    it = manager(Config({"a": UP, "b": UP}, routes=ROUTES, usage=limits, prices=prices))
+    it.spent(1.0, WALL)
+    assert sent_to(it.next(plan(it, ROUTE, "fast"), NOW, WALL)) == "b/m"
+
+
+def test_what_a_request_may_cost_is_held_until_it_has_ended() -> None:
+    prices = {"a/*": Price(1.0, 2.0)}
+    it = manager(Config({"a": UP}, usage=Usage(daily_usd=0.009), prices=prices))
+    plans = [it.plan(1, "a", "m", b"client", 2000, NOW, made=1000) for _ in range(4)]
+    for one in plans[:3]:
+        it.next(one, NOW, WALL)
+    with pytest.raises(RequestError, match="under way"):
+        it.next(plans[3], NOW, WALL)
+    assert fail(it, plans[0], BAD) == BAD
+    it.next(plans[3], NOW, WALL)
+    it.ended(plans[1], None, None, NOW)
+    assert sent_to(it.next(plan(it), NOW, WALL)) == "a/m"
+
+
 def test_a_storm_of_failures_is_not_multiplied() -> None:
     it = manager(
         Config(
@@ -292,3 +427,21 @@ def test_what_a_provider_says_of_its_limits_is_shown() -> None:
     assert (traffic.remaining_requests, traffic.remaining_tokens) == (41, 990)
     assert traffic.first_token_ms == 250.0
     assert traffic.breaker == "closed"
+
+
+def test_traffic_tells_whose_it_is_what_waits_and_what_is_configured() -> None:
+    bounded = msgspec.structs.replace(UP, requests_per_min=60, concurrency=1)
+    config = msgspec.structs.replace(
+        CONFIG, providers={"a": bounded, "b": UP}, processes=Processes(providers=3)
+    )
+    it = ProviderManager(config, {"a": 1, "b": 1}, process=2)
+    for number in range(3):
+        it.next(it.plan(number, "a", "m", b"client", 10, NOW), NOW, WALL)
+    said = it.traffic("a", NOW)
+    assert said is not None
+    assert (said.process, said.processes, said.requests, said.queued) == (3, 3, 1, 2)
+    assert (said.requests_per_min, said.tokens_per_min, said.concurrency) == (60, 0, 1)
+    other = it.traffic("b", NOW)
+    assert other is not None
+    assert (other.queued, other.requests_per_min) == (0, 0)
+    assert it.traffic("nobody", NOW) is None

@@ -195,9 +195,13 @@ def test_a_fifth_of_all_sendings_may_be_repetitions() -> None:
     assert sum(budget.take(1.0) for _ in range(1000)) == 200
 
 
-def test_without_a_budget_there_is_the_next_provider() -> None:
+def test_without_a_budget_there_is_the_next_provider_and_the_error_says_why() -> None:
     none = RetryBudget(Retry(budget_ratio=0.0, budget_least=0))
-    assert POLICY.decide(1, PASSING, 0.0, FAR, none, Random(1)) == Elsewhere(PASSING)
+    said = POLICY.decide(1, PASSING, 0.0, FAR, none, Random(1))
+    assert isinstance(said, Elsewhere)
+    assert said.failure.message.startswith(f"{PASSING.message} (not sent again")
+    assert "retry.budget_ratio" in said.failure.message
+    assert msgspec.structs.replace(said.failure, message=PASSING.message) == PASSING
 
 
 def test_processes_may_share_a_budget() -> None:

@@ -72,6 +72,7 @@ def _row(state: tuple[bool, ...]) -> type:
     return found
 
 
+OVERSPENT: Final = (False, True, False, False, False, False)
 EVERY: Final = {state: _row(state) for state in product((False, True), repeat=7)}
 
 
@@ -258,16 +259,19 @@ class RetryHistory:
     def _decide(self, sent: int, deadline: float) -> tuple[str | None, Again | Elsewhere | GiveUp]:
         failure = self._failure()
         self._luck.share = self._draw.random()
-        expected, pause_s = self._expected(sent, failure, deadline)
+        state, pause_s = self._state(sent, failure, deadline)
+        expected = EVERY[state]
         decision = self._policy.decide(sent, failure, self._now, deadline, self._budget, self._luck)
         wrong = f"{decision} to {failure} after {sent}, not {expected.__name__}"
         if type(decision) is not expected:
             return wrong, decision
         if isinstance(decision, Again):
             return (wrong if abs(decision.pause_s - pause_s) > 1e-9 else None), decision
-        return self._told(failure, decision), decision
+        return self._told(failure, decision, state[:-1] == OVERSPENT), decision
 
-    def _expected(self, sent: int, failure: Failure, deadline: float) -> tuple[type, float]:
+    def _state(
+        self, sent: int, failure: Failure, deadline: float
+    ) -> tuple[tuple[bool, ...], float]:
         hint = failure.after_s or 0.0
         pause_s = self._pause(sent, failure, hint)
         state = (
@@ -279,7 +283,7 @@ class RetryHistory:
             self._has_budget(),
             failure.elsewhere,
         )
-        return EVERY[state], pause_s
+        return state, pause_s
 
     def _pause(self, sent: int, failure: Failure, hint: float) -> float:
         longest = self._settings.pause_s * (2 if failure.throttled else 1)
@@ -294,9 +298,12 @@ class RetryHistory:
         share = self._settings.budget_ratio * (len(late) + 1)
         return sum(late) + 1 <= max(share, self._settings.budget_least)
 
-    def _told(self, failure: Failure, decision: Elsewhere | GiveUp) -> str | None:
-        """Only a wait that is too long changes what a client is told."""
+    def _told(self, failure: Failure, decision: Elsewhere | GiveUp, overspent: bool) -> str | None:
+        """A wait that is too long and a spent budget change what a client is told, nothing else."""
         said = decision.failure
+        if overspent:
+            right = said.message.startswith(f"{failure.message} (not sent again")
+            return None if right else f"{said} of {failure}, without a budget"
         if said == failure:
             return None
         known = failure.after_s is not None and failure.after_s > 120

@@ -92,7 +92,7 @@ def system() -> Iterator[System]:
         provider_process: {
             "asyncio": loops, "time": time, "segment": attached, "zmq": sockets,
             "Socket": _socket, "make": make, "open_client": lambda _: system.connections(),
-            "_gateways": lambda *_: ({"local": [system.connections()]}, {}),
+            "_gateways": lambda *_: ({"local": [system.connections()]}, {}, {}),
             "SharedWords": SimpleNamespace(attach=lambda _: system.words),
             "ProviderManager": lambda config, keys, words, index: ProviderManager(
                 config, keys, words, index, system.chance

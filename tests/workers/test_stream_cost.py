@@ -77,6 +77,11 @@ def test_times_run_from_when_the_request_came() -> None:
     assert (said.first_token_ms, said.total_ms) == (210.0, 230.0)
 
 
+def test_what_was_never_sent_was_served_by_nobody() -> None:
+    said = summary(finished(Error("circuit_open", "x"), opening(attempt=0)))
+    assert (said.served_by, said.attempts) == (None, 0)
+
+
 def test_a_whole_body_ends_with_its_cost() -> None:
     stream = Stream(encode_open(Open(b"0" * 16, "chat", "p", "m", price=PRICE)), SENT_NS)
     chunk = (
