@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import doctest
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
+import click
 import pytest
 from fakes.daemon import CANARY_KEY, RECORDINGS, daemon
 
 from ringcast import config, config_file
+from ringcast.cli import bench
 from ringcast.providers.kinds import vendor
 from ringcast.providers.request import ChatRequest, CompletionRequest
+from ringcast.providers.transform_spec import encoded
 from ringcast.providers.wire.summary import decode
 from ringcast.replay.process import spawned
 from ringcast.shm.answer import joined
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+REQUESTS = (ROOT / "providers" / "README.md").read_text()
+PAGES = {"README.md": README, "providers/README.md": REQUESTS}
+PAGES["ops/bench/README.md"] = (ROOT / "ops" / "bench" / "README.md").read_text()
 ROWS = dict(re.findall(r"^\| `([a-z-]+)` \| ([a-z, ]+) \| ", README, re.MULTILINE))
 
 
@@ -37,7 +45,7 @@ FIELDS = (
 )
 PROMISES = {
     cells[1].strip(" `"): cells[2:-1]
-    for line in README.partition("| what can be asked of |")[2].splitlines()[2:]
+    for line in REQUESTS.partition("| what can be asked of |")[2].splitlines()[2:]
     if len(cells := line.split("|")) == len(FIELDS) + 4
 }
 
@@ -51,10 +59,42 @@ def test_what_can_be_asked_of_a_kind(kind: config.Kind) -> None:
 
 
 def test_the_fields_of_a_request_are_named() -> None:
-    section = README.partition("**A request**")[2].partition("```sh")[0]
+    section = REQUESTS.partition("## A request")[2].partition("## Transformers")[0]
     named = set(re.findall(r"`([a-z_]+)`", section))
     fields = {*ChatRequest.__struct_fields__, *CompletionRequest.__struct_fields__}
     assert fields - named <= {"suffix"}
+
+
+TRANSFORMS = re.findall(r'^\| `(\{"name".*?\})` \|', REQUESTS, re.MULTILINE)
+
+
+def test_the_transformers_of_a_request_are_those_there_are() -> None:
+    said = [json.loads(one) for one in TRANSFORMS]
+    assert {one["name"] for one in said} == {
+        "think_tags",
+        "content_filter",
+        "accumulate",
+        "json_preview",
+    }
+    assert encoded(said, [])  # it refuses what there is not
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_what_is_there(page: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)[^)]*\)", PAGES[page])
+    assert links
+    missing = [one for one in links if not (ROOT / page).parent.joinpath(one).exists()]
+    assert not missing
+
+
+COMMANDS = set(re.findall(r"ringcast bench ([a-z]\w+)", "\n".join(PAGES.values())))
+
+
+def test_the_benchmarks_are_those_there_are() -> None:
+    (choice,) = [one.type for one in bench.params if one.name == "what"]
+    assert isinstance(choice, click.Choice)
+    assert set(choice.choices) >= COMMANDS
+    assert COMMANDS
 
 
 def test_the_settings_are_known() -> None:

@@ -167,6 +167,8 @@ _system = click.option("-s", "--system", help="A system message.")
 
 def _messages(text: str | None, system: str | None) -> list[dict[str, Any]]:
     """Return a conversation of TEXT, or of what comes by standard input."""
+    if text is None and sys.stdin.isatty():
+        click.echo("ringcast: reading the text from the terminal, until Ctrl-D", err=True)
     said = [{"role": "user", "content": sys.stdin.read() if text is None else text}]
     return [{"role": "system", "content": system}, *said] if system else said
 

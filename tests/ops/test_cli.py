@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,21 @@ def test_version() -> None:
     done = ringcast("--version")
     assert done.returncode == 0
     assert done.stdout.startswith(b"ringcast, version ")
+
+
+def test_who_gives_no_text_at_a_terminal_is_told_what_is_waited_for(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "ringcast", "chat", "-m", "p/m", "--run-dir", str(tmp_path)]
+    os.write(ours, b"hello\n\x04")
+    try:
+        done = subprocess.run(
+            command, stdin=theirs, capture_output=True, text=True, timeout=60, check=False
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.stderr.startswith("ringcast: reading the text from the terminal, until Ctrl-D\n")
+    assert "no daemon" in done.stderr
 
 
 def test_help_names_the_commands() -> None:
