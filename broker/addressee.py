@@ -38,8 +38,8 @@ def addressee(request: msgspec.Raw, config: Config) -> tuple[str, str]:
         return ROUTE, named
     provider, slash, model = named.partition("/")
     if not slash or not model:
-        routes = ", ".join(sorted(config.routes)) or "none"
-        text = f"{named[:80]!r} is neither PROVIDER/model nor a route (there are: {routes})"
+        routes = ", ".join(sorted(config.routes)) or "none is configured"
+        text = f"{named[:80]!r} is neither PROVIDER/model nor a route ({routes})"
         raise refuse("model", text)
     _check_known(provider, config)
     return provider, model

@@ -122,9 +122,11 @@ def print_status(report: dict[str, Any]) -> None:
 
 
 def _flow(said: dict[str, Any]) -> list[str]:
-    """Say how streams flowed since the daemon began, in two lines."""
-    first, gap = _spread(said["first_token"]), _spread(said["gap"])
+    """Say how streams flowed since the daemon began, in two lines; in one if none had a token."""
     counts = f"streams {said['streams']:,}, tokens {said['tokens']:,}, errors {said['errors']:,}"
+    if not said["tokens"]:
+        return [counts]
+    first, gap = _spread(said["first_token"]), _spread(said["gap"])
     return [
         f"{counts}; decoding {said['decode_us_per_token']:.1f} µs a token",
         f"first token {first}; between tokens {gap}",

@@ -210,9 +210,9 @@ def running(path: Path) -> State:
     """Return the state of the live daemon. Raises `NotRunning` or `RunDirError`."""
     measure(path)
     if not path.exists():
-        raise NotRunning(f"no daemon: {path} does not exist; start one with `ringcast serve`")
+        raise NotRunning(f"no daemon: {path} does not exist; start one with `ringcast start`")
     verify(path)
     state = read(path)
     if state is None or not locked(path):
-        raise NotRunning(f"no daemon serves {path}; start one with `ringcast serve`")
+        raise NotRunning(f"no daemon serves {path}; start one with `ringcast start`")
     return state

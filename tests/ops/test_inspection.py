@@ -62,6 +62,13 @@ def test_a_status_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no [key]" in said
 
 
+def test_what_nothing_was_measured_of_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    inspection.print_status(REPORT | {"metrics": REPORT["metrics"] | {"tokens": 0}})
+    said = capsys.readouterr().out
+    assert "streams 33, tokens 0, errors 1\n" in said
+    assert "p50" not in said
+
+
 def test_a_screen_has_live_streams_first_and_then_the_newest(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
